@@ -1,0 +1,59 @@
+# Duet's front door. `make help` lists the targets.
+#
+# cargo runs as whoever owns the tree, also under sudo, so that no file of root's is left in target/ or ~/.cargo.
+# What it built runs as root where it has to: the scripts in daemon/packaging and tests say where.
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+BINDIR   = $(PREFIX)/bin
+UNITDIR ?= $(if $(filter /usr,$(PREFIX)),/usr/lib/systemd/system,/etc/systemd/system)
+
+PACKAGING = daemon/packaging
+RELEASE   = $(or $(CARGO_TARGET_DIR),target)/release
+PROGRAMS  = duet duetd duet-monitor
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart build test lint bench install uninstall clean
+
+help: ## say what each target does
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+quickstart: ## from a fresh Debian 12 or 13 to a running system container (as root)
+	@$(PACKAGING)/quickstart.sh
+
+build: ## build duet, duetd and duet-monitor in release mode
+	@$(PACKAGING)/build.sh
+
+test: ## install what the tests need and run every test (as root)
+	@tests/run.sh
+
+lint: ## formatting, clippy with warnings as errors, shellcheck where it is installed
+	@$(PACKAGING)/lint.sh
+
+bench: ## measure launch, exec, snapshot, list and the rest, and break a start down (as root)
+	@tests/bench.sh
+
+install: ## install programs, unit, completions and man pages under PREFIX (/usr/local) and DESTDIR
+	@for program in $(PROGRAMS); do test -x $(RELEASE)/$$program || { \
+		echo "$(RELEASE)/$$program is not built yet: run 'make build' first." >&2; exit 1; }; done
+	install -d "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(UNITDIR)" "$(DESTDIR)$(PREFIX)/share/man/man1" \
+		"$(DESTDIR)$(PREFIX)/share/bash-completion/completions" \
+		"$(DESTDIR)$(PREFIX)/share/zsh/site-functions" \
+		"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d"
+	install -m 0755 $(addprefix $(RELEASE)/,$(PROGRAMS)) "$(DESTDIR)$(BINDIR)"
+	sed 's|@BINDIR@|$(BINDIR)|g' $(PACKAGING)/duetd.service > "$(DESTDIR)$(UNITDIR)/duetd.service"
+	chmod 0644 "$(DESTDIR)$(UNITDIR)/duetd.service"
+	$(RELEASE)/duet completion bash > "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/duet"
+	$(RELEASE)/duet completion zsh > "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_duet"
+	$(RELEASE)/duet completion fish > "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/duet.fish"
+	$(RELEASE)/duet __man "$(DESTDIR)$(PREFIX)/share/man/man1"
+
+uninstall: ## remove what install put there; instances and images in /var/lib/duet stay
+	rm -f $(addprefix "$(DESTDIR)$(BINDIR)"/,$(PROGRAMS)) "$(DESTDIR)$(UNITDIR)/duetd.service" \
+		"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/duet" \
+		"$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_duet" \
+		"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/duet.fish"
+	rm -f "$(DESTDIR)$(PREFIX)/share/man/man1/duet.1" "$(DESTDIR)$(PREFIX)/share/man/man1/"duet-*.1
+
+clean: ## remove what was built
+	rm -rf "$(or $(CARGO_TARGET_DIR),target)"

@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# From a fresh Debian 12 or 13 to a running system container. Every step looks first whether it is done already, so
+# running it again is harmless, and mends what a first run was stopped in.
+#
+#   quickstart.sh [--prebuilt DIR]
+#
+# --prebuilt takes the programs from DIR and neither builds nor installs anything.
+# DUET_DIR moves the state away from /var/lib/duet; the daemon is then started without systemd.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "$0")/lib.sh"
+
+image=debian/13
+name=c1
+state=${DUET_DIR:-/var/lib/duet}
+bin=/usr/local/bin
+prebuilt=
+if [ "${1:-}" = --prebuilt ]; then
+    prebuilt=1
+    bin=${2:?--prebuilt needs the folder that holds duet, duetd and duet-monitor}
+fi
+
+duet() {
+    DUET_DIR=$state "$bin/duet" "$@"
+}
+
+get_programs() {
+    step "Packages"
+    install_packages "${host_packages[@]}" "${build_packages[@]}" curl
+    echo "All there."
+    step "Building (the first time takes some minutes)"
+    need_rust
+    build_release
+    step "Installing into /usr/local"
+    # A running daemon keeps its old program until it is restarted; that is needed only when it changed.
+    if [ -e "$bin/duetd" ] && ! cmp -s "$target/release/duetd" "$bin/duetd"; then
+        renewed=1
+    fi
+    make -s -C "$top" install
+    echo "duet, duetd and duet-monitor are in $bin."
+}
+
+use_systemd() {
+    [ -d /run/systemd/system ] && [ -z "${DUET_DIR:-}" ] && [ -z "$prebuilt" ]
+}
+
+answers() {
+    duet query /1.0 >/dev/null 2>&1
+}
+
+# SIGTERM ends the daemon only: instances go on running, and the next daemon adopts them.
+stop_daemon() {
+    local pid
+    pid=$(duet query /1.0 | sed -n 's/.*"server_pid": *\([0-9]*\).*/\1/p' | head -n 1)
+    [ -n "$pid" ] || return 0
+    kill "$pid" 2>/dev/null || return 0
+    timeout 60 tail --pid="$pid" -f /dev/null || fail "The duetd that ran before (process $pid) does not end: see $state/logs/duetd.log."
+}
+
+start_daemon() {
+    step "Starting duetd"
+    if use_systemd; then
+        systemctl daemon-reload
+        systemctl enable --quiet duetd.service
+        if [ -n "$renewed" ]; then systemctl restart duetd.service; else systemctl start duetd.service; fi \
+            || fail "duetd did not start: 'journalctl -u duetd' says why."
+        echo "It runs as the unit duetd.service."
+        return
+    fi
+    if [ -n "$renewed" ] && answers; then
+        stop_daemon
+    fi
+    if ! answers; then
+        mkdir -p "$state/logs"
+        DUET_DIR=$state setsid --fork "$bin/duetd" </dev/null >>"$state/logs/duetd.log" 2>&1
+    fi
+    duet admin waitready --timeout 60 || fail "duetd did not come up: $state/logs/duetd.log says why."
+    echo "It runs in the background and writes to $state/logs/duetd.log."
+}
+
+get_image() {
+    step "Image $image"
+    if duet image info "$image" >/dev/null 2>&1; then
+        echo "It is there already."
+    else
+        duet image build "$image"
+    fi
+}
+
+get_instance() {
+    step "Instance $name"
+    case "$(duet list "^$name\$" -f csv -c s 2>/dev/null)" in
+        "") duet launch "$image" "$name" --wait=ipv4 ;;
+        RUNNING)
+            echo "It runs already."
+            duet wait "$name" --for ipv4
+            ;;
+        *)
+            duet start "$name"
+            duet wait "$name" --for ipv4
+            ;;
+    esac
+}
+
+say_what_next() {
+    printf '\n'
+    duet list
+    local with=
+    [ -z "${DUET_DIR:-}" ] || with="export DUET_DIR=$state; "
+    cat <<NEXT
+
+Next, type (as root):
+  ${with}duet exec $name -- bash             a shell in it
+  duet launch $image c2            another one
+  duet snapshot create $name before   a snapshot; 'duet snapshot restore $name before' goes back to it
+  duet stop $name && duet delete $name   and it is gone
+  duet --help                      all the rest
+NEXT
+}
+
+need_root quickstart
+renewed=
+[ -n "$prebuilt" ] || get_programs
+start_daemon
+get_image
+get_instance
+say_what_next

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Every test of every crate: units with debug assertions on, and the end-to-end suite, which drives the release
+# binaries. cargo builds as the owner of the tree; what it built runs as root, because namespaces, mounts, cgroups and
+# links are what is tested. With cargo-nextest each test is its own process, without it the test binaries run in turn.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=../daemon/packaging/lib.sh
+source "$(dirname "$0")/../daemon/packaging/lib.sh"
+
+test_packages=(iproute2 iputils-ping procps util-linux e2fsprogs btrfs-progs acl attr libcap2-bin strace shellcheck)
+
+summary() {
+    printf '\n\033[1m%s\033[0m\n' "$*"
+}
+
+with_nextest() {
+    local lists=$target/nextest-lists
+    as_owner mkdir -p "$lists"
+    as_owner sh -c 'cargo metadata --locked --format-version 1 > "$1/cargo.json"' sh "$lists"
+    as_owner sh -c 'cargo nextest list --locked --workspace --list-type binaries-only --message-format json \
+        > "$1/binaries.json"' sh "$lists"
+    cargo-nextest nextest run --cargo-metadata "$lists/cargo.json" --binaries-metadata "$lists/binaries.json" \
+        --workspace-remap "$top" --profile "${NEXTEST_PROFILE:-default}" "$@"
+}
+
+# cargo says which binaries it built, and where: "  Executable unittests src/lib.rs (target/debug/deps/duet_client-1f)".
+with_cargo_test() {
+    local list=$target/test-binaries failed=() count=0 binary folder
+    as_owner sh -c 'cargo test --locked --workspace --no-run 2> "$1"' sh "$list" || { cat "$list" >&2; return 1; }
+    while read -r binary; do
+        [[ $binary = /* ]] || binary=$top/$binary
+        folder=$top
+        count=$((count + 1))
+        (cd "$folder" && "$binary" --test-threads "${TEST_THREADS:-2}" "$@") || failed+=("${binary##*/}")
+    done < <(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' "$list")
+    [ "$count" -gt 0 ] || fail "cargo test built no test binary."
+    [ ${#failed[@]} = 0 ] || { printf 'Failed: %s\n' "${failed[*]}" >&2; return 1; }
+}
+
+need_root test
+step "Packages"
+install_packages "${host_packages[@]}" "${build_packages[@]}" "${test_packages[@]}"
+need_rust
+cd "$top"
+step "Release build"
+build_release
+# The suite drives these, not the debug builds beside the test binaries.
+export DUET_TEST_BINARIES=$target/release
+export RUST_BACKTRACE=1
+
+step "Tests"
+started=$SECONDS
+status=0
+if command -v cargo-nextest >/dev/null; then
+    with_nextest "$@" || status=$?
+else
+    with_cargo_test "$@" || status=$?
+fi
+if [ "$status" = 0 ]; then
+    summary "All tests passed in $((SECONDS - started)) s."
+else
+    summary "Tests failed; what the daemons said is in $target/e2e-logs."
+fi
+exit "$status"
