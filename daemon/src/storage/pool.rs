@@ -1,0 +1,332 @@
+//! The policy of a pool: see the module's documentation for chains and for the order of changes.
+//!
+//! # How long a chain may grow
+//!
+//! Each layer makes every lookup of an absent name a little dearer, and kernels before 6.5 take all layers in one
+//! mount option of bounded size. So a chain that would grow past [`Capabilities::fold_above`] is folded: its layers
+//! above the image become one new layer that shows the same. Folding costs what changed since the image, never the
+//! image's own size, and happens once in so many snapshots. What cannot be folded (see [`Error::Unfoldable`]) is
+//! copied instead, which keeps the volume's own chain as it is.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::driver::{Below, Capabilities, Chain, Driver};
+use super::made::{Hold, Made, Survey, Trash};
+use super::overlay::Overlay;
+use super::pins::Pins;
+use super::value::{Fingerprint, LayerId, Object, References, Resources, RootSource, Snapshot, Usage, Volume};
+use super::{Error, Result};
+
+/// Whether something writes to a volume right now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// Nothing has it mounted: its upper layer can be frozen.
+    Stopped,
+    /// It is mounted: its upper layer stays where it is and is copied. For a copy of one instant, freeze the
+    /// instance's processes for the duration of the call.
+    Running,
+}
+
+/// A snapshot or copy, and what became of the volume it was taken from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken<T> {
+    /// The volume as it is now. Commit it together with what was taken: its old upper may be frozen.
+    pub source: Volume,
+    /// The snapshot or the new volume.
+    pub taken: T,
+}
+
+/// A storage pool. Cheap to clone; every method may be called from any thread and blocks.
+#[derive(Debug, Clone)]
+pub struct Pool(Arc<Inner>);
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) driver: Box<dyn Driver>,
+    pub(super) pins: Pins,
+    /// Sizes of what never changes any more. Forgotten with the object.
+    sizes: Mutex<HashMap<Object, u64>>,
+}
+
+impl Pool {
+    /// Makes an `overlay` pool in a directory, which is created if needed, after trying whether its filesystem can
+    /// hold one. On an existing pool this only repeats the check.
+    pub fn create(directory: &Path) -> Result<Self> {
+        Ok(Self::over(Box::new(Overlay::create(directory)?)))
+    }
+
+    /// Opens a pool and finds what an earlier process left half-done in it: empty the trash when convenient, then
+    /// [`Pool::survey`] and [`Survey::sweep`].
+    pub fn open(directory: &Path) -> Result<(Self, Trash)> {
+        let pool = Self::over(Box::new(Overlay::open(directory)?));
+        let leftovers = pool.0.driver.leftovers()?;
+        let trash = Trash::new(Arc::clone(&pool.0), leftovers);
+        Ok((pool, trash))
+    }
+
+    fn over(driver: Box<dyn Driver>) -> Self {
+        Self(Arc::new(Inner { driver, pins: Pins::default(), sizes: Mutex::default() }))
+    }
+
+    /// The driver's name in the API.
+    pub fn driver(&self) -> &'static str {
+        self.0.driver.name()
+    }
+
+    /// The pool's directory.
+    pub fn directory(&self) -> &Path {
+        self.0.driver.directory()
+    }
+
+    /// What the pool can do.
+    pub fn capabilities(&self) -> Capabilities {
+        self.0.driver.capabilities()
+    }
+
+    /// The room that is left.
+    pub fn resources(&self) -> Result<Resources> {
+        self.0.driver.resources()
+    }
+
+    /// Flushes the pool's filesystem (`syncfs`). It waits for everybody's writes there, so not while an instance is
+    /// frozen.
+    pub fn sync(&self) -> Result<()> {
+        self.0.driver.sync()
+    }
+
+    /// Begins a removal: open it before reading the references from the inventory.
+    pub fn survey(&self) -> Survey {
+        Survey::new(Arc::clone(&self.0))
+    }
+
+    /// Adds an image by calling `unpack` with an empty private directory on the pool's filesystem, in which it is to
+    /// make `rootfs/` and whatever else belongs to the image. Then everything is flushed and gets its name at once.
+    ///
+    /// Not called, and `None`, when the pool has the image already. When the caller fails to commit, the image stays
+    /// until it is discarded like any other.
+    pub fn image_add<T, E: From<Error>>(
+        &self,
+        image: &Fingerprint,
+        unpack: impl FnOnce(&Path) -> Result<T, E>,
+    ) -> Result<Made<Option<T>>, E> {
+        let mut hold = Hold::on(&self.0, Vec::new())?;
+        let object = Object::Image(image.clone());
+        hold.also(object.clone());
+        if self.0.driver.exists(&object)? {
+            return Ok(Made::new(None, hold));
+        }
+        let stage = self.0.driver.image_stage()?;
+        let mut guard = Trash::new(Arc::clone(&self.0), vec![stage.clone()]);
+        let unpacked = unpack(&stage)?;
+        self.0.driver.image_publish(&stage, image).map_err(|error| self.0.locate(error))?;
+        guard.disarm();
+        Ok(Made::new(Some(unpacked), hold))
+    }
+
+    /// Whether the pool has the image.
+    pub fn has_image(&self, image: &Fingerprint) -> Result<bool> {
+        self.0.driver.exists(&Object::Image(image.clone()))
+    }
+
+    /// Where an image is (or would be): `rootfs/` in it, and what else `unpack` made. Read-only.
+    pub fn image_dir(&self, image: &Fingerprint) -> PathBuf {
+        self.0.driver.image_dir(image)
+    }
+
+    /// A new volume: an image unchanged, or empty.
+    pub fn volume_create(&self, image: Option<&Fingerprint>) -> Result<Made<Volume>> {
+        let hold = Hold::on(&self.0, image.cloned().map(Object::Image).into_iter().collect())?;
+        self.finish(hold, |hold| {
+            let upper = self.layer(hold, image, &[])?;
+            Ok(Volume { image: image.cloned(), lowers: Vec::new(), upper })
+        })
+    }
+
+    /// A second volume with the same contents. Of a stopped one this shares all layers; of a running one, the upper
+    /// layer is copied.
+    pub fn volume_copy(&self, source: &Volume, activity: Activity) -> Result<Made<Taken<Volume>>> {
+        let hold = Hold::on(&self.0, source.objects())?;
+        self.finish(hold, |hold| {
+            if activity == Activity::Running || !self.capabilities().stacked {
+                let upper = self.copy(hold, source.upper)?;
+                return Ok(Taken { source: source.clone(), taken: Volume { upper, ..source.clone() } });
+            }
+            let (source, lowers) = self.freeze(hold, source)?;
+            let volume = self.stand_on(hold, source.image.as_ref(), lowers)?;
+            Ok(Taken { source, taken: volume })
+        })
+    }
+
+    /// A snapshot. Of a stopped volume, its upper layer becomes a frozen one under a new one; of a running one, the
+    /// upper layer is copied.
+    pub fn snapshot_create(&self, source: &Volume, activity: Activity) -> Result<Made<Taken<Snapshot>>> {
+        let hold = Hold::on(&self.0, source.objects())?;
+        self.finish(hold, |hold| {
+            let (source, lowers) = if activity == Activity::Running || !self.capabilities().stacked {
+                self.copy_frozen(hold, source)?
+            } else {
+                self.freeze(hold, source)?
+            };
+            let snapshot = Snapshot { image: source.image.clone(), lowers };
+            Ok(Taken { source, taken: snapshot })
+        })
+    }
+
+    /// A volume with a snapshot's contents: a copy of the snapshot as a new instance, or, committed in the place of
+    /// the instance's own volume (which is discarded afterwards), its restoration.
+    pub fn volume_from_snapshot(&self, snapshot: &Snapshot) -> Result<Made<Volume>> {
+        let hold = Hold::on(&self.0, snapshot.objects())?;
+        self.finish(hold, |hold| self.stand_on(hold, snapshot.image.as_ref(), snapshot.lowers.clone()))
+    }
+
+    /// How the runtime mounts a volume. Fails when any of its layers is missing.
+    pub fn volume_root(&self, volume: &Volume) -> Result<RootSource> {
+        volume.objects().iter().try_for_each(|object| self.0.require(object))?;
+        let chain = Chain { image: volume.image.as_ref(), lowers: &volume.lowers, upper: Some(volume.upper) };
+        self.0.driver.root(chain)
+    }
+
+    /// How a snapshot is mounted, read-only by nature. Fails when any of its layers is missing.
+    pub fn snapshot_root(&self, snapshot: &Snapshot) -> Result<RootSource> {
+        snapshot.objects().iter().try_for_each(|object| self.0.require(object))?;
+        self.0.driver.root(Chain { image: snapshot.image.as_ref(), lowers: &snapshot.lowers, upper: None })
+    }
+
+    /// What a volume occupies. `others` are the references of everything that should make a layer count as shared:
+    /// for an instance, of all but itself and its own snapshots.
+    pub fn volume_usage(&self, volume: &Volume, others: &References) -> Result<Usage> {
+        let mut usage = self.usage(Snapshot { image: volume.image.clone(), lowers: volume.lowers.clone() }.objects(), others)?;
+        usage.own += self.0.driver.size(&Object::Layer(volume.upper))?;
+        Ok(usage)
+    }
+
+    /// What a snapshot occupies. `others` are the references of all but this snapshot.
+    pub fn snapshot_usage(&self, snapshot: &Snapshot, others: &References) -> Result<Usage> {
+        self.usage(snapshot.objects(), others)
+    }
+
+    fn usage(&self, frozen: Vec<Object>, others: &References) -> Result<Usage> {
+        let mut usage = Usage::default();
+        for object in frozen {
+            let size = self.0.frozen_size(&object)?;
+            let shared = matches!(object, Object::Image(_)) || others.contains(&object);
+            *(if shared { &mut usage.shared } else { &mut usage.own }) += size;
+        }
+        Ok(usage)
+    }
+
+    fn finish<T>(&self, mut hold: Hold, make: impl FnOnce(&mut Hold) -> Result<T>) -> Result<Made<T>> {
+        match make(&mut hold) {
+            Ok(value) => Ok(Made::new(value, hold)),
+            Err(error) => Err(self.0.locate(error)),
+        }
+    }
+
+    /// The volume with its upper frozen, and the chain that shows its present contents. The volume is stopped.
+    fn freeze(&self, hold: &mut Hold, volume: &Volume) -> Result<(Volume, Vec<LayerId>)> {
+        let image = volume.image.as_ref();
+        if self.0.driver.layer_is_unchanged(volume.upper, below(image, &volume.lowers))? {
+            return Ok((volume.clone(), volume.lowers.clone()));
+        }
+        let all: Vec<LayerId> = volume.layers().collect();
+        let lowers = match self.bounded(hold, &all) {
+            Err(Error::Unfoldable { .. }) => return self.copy_frozen(hold, volume),
+            lowers => lowers?,
+        };
+        let upper = self.layer(hold, image, &lowers)?;
+        Ok((Volume { image: volume.image.clone(), lowers: lowers.clone(), upper }, lowers))
+    }
+
+    /// The volume as it is, and the chain that shows its present contents by a copy of its upper.
+    fn copy_frozen(&self, hold: &mut Hold, volume: &Volume) -> Result<(Volume, Vec<LayerId>)> {
+        let copy = self.copy(hold, volume.upper)?;
+        Ok((volume.clone(), volume.lowers.iter().copied().chain([copy]).collect()))
+    }
+
+    /// A new volume over a frozen chain.
+    fn stand_on(&self, hold: &mut Hold, image: Option<&Fingerprint>, lowers: Vec<LayerId>) -> Result<Volume> {
+        let capabilities = self.capabilities();
+        if !capabilities.stacked {
+            let upper = self.layer(hold, image, &lowers)?;
+            return Ok(Volume { image: image.cloned(), lowers: Vec::new(), upper });
+        }
+        let lowers = match self.bounded(hold, &lowers) {
+            Err(error @ Error::Unfoldable { .. }) if lowers.len() > capabilities.max_depth => {
+                return Err(Error::ChainTooLong { depth: lowers.len(), source: Box::new(error) });
+            }
+            Err(Error::Unfoldable { .. }) => lowers,
+            bounded => bounded?,
+        };
+        let upper = self.layer(hold, image, &lowers)?;
+        Ok(Volume { image: image.cloned(), lowers, upper })
+    }
+
+    /// The same chain, folded into one layer when it is too long.
+    fn bounded(&self, hold: &mut Hold, lowers: &[LayerId]) -> Result<Vec<LayerId>> {
+        if lowers.len() <= self.capabilities().fold_above {
+            return Ok(lowers.to_vec());
+        }
+        let folded = LayerId::fresh();
+        hold.creating(Object::Layer(folded));
+        self.0.driver.layer_fold(folded, lowers)?;
+        Ok(vec![folded])
+    }
+
+    fn layer(&self, hold: &mut Hold, image: Option<&Fingerprint>, lowers: &[LayerId]) -> Result<LayerId> {
+        let layer = LayerId::fresh();
+        hold.creating(Object::Layer(layer));
+        self.0.driver.layer_create(layer, below(image, lowers))?;
+        Ok(layer)
+    }
+
+    fn copy(&self, hold: &mut Hold, from: LayerId) -> Result<LayerId> {
+        let layer = LayerId::fresh();
+        hold.creating(Object::Layer(layer));
+        self.0.driver.layer_copy(layer, from)?;
+        Ok(layer)
+    }
+}
+
+fn below<'a>(image: Option<&'a Fingerprint>, lowers: &[LayerId]) -> Below<'a> {
+    match (lowers.last(), image) {
+        (Some(layer), _) => Below::Layer(*layer),
+        (None, Some(image)) => Below::Image(image),
+        (None, None) => Below::Nothing,
+    }
+}
+
+impl Inner {
+    /// Fails with a sentence of its own when the object is gone.
+    pub(super) fn require(&self, object: &Object) -> Result<()> {
+        if self.driver.exists(object)? {
+            return Ok(());
+        }
+        let pool = self.driver.directory().to_owned();
+        Err(match object {
+            Object::Image(image) => Error::MissingImage { pool, image: image.clone() },
+            Object::Layer(layer) => Error::MissingLayer { pool, layer: *layer },
+        })
+    }
+
+    pub(super) fn retire(&self, object: &Object) -> Result<Option<PathBuf>> {
+        self.sizes.lock().unwrap_or_else(PoisonError::into_inner).remove(object);
+        self.driver.retire(object)
+    }
+
+    /// Two threads may measure the same object at once, to the same result.
+    fn frozen_size(&self, object: &Object) -> Result<u64> {
+        let known = self.sizes.lock().unwrap_or_else(PoisonError::into_inner).get(object).copied();
+        if let Some(size) = known {
+            return Ok(size);
+        }
+        let size = self.driver.size(object)?;
+        self.sizes.lock().unwrap_or_else(PoisonError::into_inner).insert(object.clone(), size);
+        Ok(size)
+    }
+
+    fn locate(&self, error: Error) -> Error {
+        error.in_pool(self.driver.directory())
+    }
+}
