@@ -1,1 +1,11 @@
-//! (see the crate's description)
+//! Every raw system call of Duet, wrapped once.
+//!
+//! What nix and rustix wrap safely is used from there; this crate holds the rest, so that nearly all `unsafe` of the
+//! workspace is in one place. Functions return [`std::io::Result`] and know nothing of containers.
+
+pub mod bpf;
+pub mod mount;
+pub mod process;
+pub mod pty;
+pub mod seccomp;
+pub mod socket;

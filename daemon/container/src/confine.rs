@@ -1,0 +1,26 @@
+//! What a container's processes may not do: capabilities, masked paths and the seccomp filter.
+
+use std::path::PathBuf;
+
+pub mod capabilities;
+
+pub use capabilities::capability_by_name;
+
+/// What is hidden in /proc and /sys unless the specification says otherwise: memory and keys of the host.
+pub fn default_masked_paths(privileged: bool) -> Vec<PathBuf> {
+    let always = ["/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/timer_list"];
+    let privileged_too = ["/proc/acpi", "/sys/firmware"];
+    let more: &[&str] = if privileged { &privileged_too } else { &[] };
+    always.iter().chain(more).map(PathBuf::from).collect()
+}
+
+/// What is read-only in /proc unless the specification says otherwise. In an unprivileged container the kernel itself
+/// refuses writes to everything that does not belong to the container's namespaces; in a privileged one, root is root.
+pub fn default_read_only_paths(privileged: bool) -> Vec<PathBuf> {
+    let list: &[&str] = if privileged {
+        &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys/fs", "/proc/sys/kernel", "/proc/sys/vm", "/proc/sysrq-trigger"]
+    } else {
+        &[]
+    };
+    list.iter().map(PathBuf::from).collect()
+}

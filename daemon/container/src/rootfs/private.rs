@@ -1,0 +1,61 @@
+//! Stacking layers for kernels that want them attached: in a mount namespace that lives as long as one thread.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use duet_sys::mount::{self, Change};
+use rustix::fs::{CWD, Mode};
+use rustix::mount::{FsOpenFlags, fsconfig_set_string, fsopen};
+use rustix::thread::UnshareFlags;
+
+use super::{Layers, RootError, create, overlay_error};
+
+/// Does what [`super::stack_detached`] does, on a thread with its own mount namespace.
+pub(super) fn stack(layers: &Layers, attributes: u64) -> Result<OwnedFd, RootError> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("overlay".into())
+            .stack_size(128 * 1024)
+            .spawn_scoped(scope, || stack_here(layers, attributes))
+            .map_err(|source| RootError::Overlay { step: "thread", source })?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn stack_here(layers: &Layers, attributes: u64) -> Result<OwnedFd, RootError> {
+    let io_error = |step| move |source: io::Error| RootError::Overlay { step, source };
+    // The mount namespace is the thread's own from here on, and so is the working directory.
+    // SAFETY: only attributes of this thread are split off (CLONE_FS, CLONE_NEWNS); no descriptor table is unshared.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS) }
+        .map_err(overlay_error("unshare"))?;
+    let everything = Change { propagation: libc::MS_PRIVATE, recursive: true, ..Change::default() };
+    mount::change_at(CWD, c"/", everything).map_err(io_error("private mounts"))?;
+    let scratch = mount::new_filesystem("tmpfs", &[("size", Some("64k"))], 0).map_err(io_error("scratch tmpfs"))?;
+    mount::attach_at(&scratch, CWD, c"/proc").map_err(io_error("attach scratch"))?;
+    rustix::process::fchdir(&scratch).map_err(overlay_error("chdir"))?;
+
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(overlay_error("fsopen"))?;
+    // Paths are relative and short: fsconfig(2) takes at most 255 bytes in one string.
+    let mut names = Vec::new();
+    for (index, layer) in layers.lower.iter().enumerate() {
+        let name = index.to_string();
+        attach_as(layer, &name).map_err(io_error("attach layer"))?;
+        names.push(name);
+    }
+    fsconfig_set_string(&context, "lowerdir", names.join(":")).map_err(overlay_error("lowerdir"))?;
+    if let Some(upper) = &layers.upper {
+        attach_as(&upper.parent, "u").map_err(io_error("attach upper layer"))?;
+        let below = |path: &Path| Path::new("u").join(path);
+        fsconfig_set_string(&context, "upperdir", below(&upper.upper)).map_err(overlay_error("upperdir"))?;
+        fsconfig_set_string(&context, "workdir", below(&upper.work)).map_err(overlay_error("workdir"))?;
+    }
+    create(context.as_fd(), layers.upper.is_some(), attributes)
+}
+
+fn attach_as(layer: &OwnedFd, name: &str) -> io::Result<()> {
+    let name = CString::new(name)?;
+    rustix::fs::mkdirat(CWD, &name, Mode::RWXU)?;
+    mount::attach_at(layer, CWD, &name)
+}
