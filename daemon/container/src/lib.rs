@@ -7,6 +7,7 @@
 //! Nothing here knows of HTTP, SQL or configuration keys, and nothing here is asynchronous.
 
 pub mod cgroup;
+pub mod stats;
 pub mod client;
 pub mod confine;
 pub mod protocol;
