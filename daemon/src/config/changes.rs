@@ -163,7 +163,7 @@ fn only_lease_differs(a: &Device, b: &Device) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{DeviceContext, DeviceMap, validate_devices};
+    use super::super::{DeviceMap, DevicesOf, validate_devices};
     use super::*;
     use proptest::prelude::*;
 
@@ -185,7 +185,7 @@ mod tests {
                 ((*name).to_owned(), options.collect())
             })
             .collect();
-        validate_devices(&map, DeviceContext::Partial).unwrap()
+        validate_devices(&map, DevicesOf::Profile).unwrap()
     }
 
     #[test]

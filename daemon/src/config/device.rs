@@ -97,13 +97,13 @@ pub struct UnixCharDevice {
     pub required: bool,
 }
 
-/// What a set of devices is checked as.
+/// Whose devices they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceContext {
-    /// A profile's devices, or an instance's own before they are expanded: the root disk may be elsewhere.
-    Partial,
-    /// All devices of an instance of that kind: the root disk must be among them.
-    Whole(InstanceKind),
+pub enum DevicesOf {
+    /// A profile's, or an instance's own before they are expanded: the root disk may be elsewhere.
+    Profile,
+    /// All devices of an instance of that kind, expanded: the root disk must be among them.
+    Instance(InstanceKind),
 }
 
 type Options = BTreeMap<String, String>;
@@ -115,7 +115,7 @@ type Options = BTreeMap<String, String>;
 /// the same path, link name or address, and (for a whole set) a missing root disk.
 pub fn validate_devices(
     devices: &DeviceMap,
-    context: DeviceContext,
+    context: DevicesOf,
 ) -> Result<BTreeMap<String, Device>, ConfigError> {
     let mut typed = BTreeMap::new();
     for (name, options) in devices {
@@ -133,7 +133,7 @@ pub fn validate_devices(
         .values()
         .any(|device| matches!(device, Device::Disk(DiskDevice::Root { .. })));
     match context {
-        DeviceContext::Whole(_) if !has_root => Err(ConfigError::NoRootDisk),
+        DevicesOf::Instance(_) if !has_root => Err(ConfigError::NoRootDisk),
         _ => Ok(typed),
     }
 }
@@ -184,9 +184,9 @@ impl Device {
         }
     }
 
-    fn check_kind(&self, context: DeviceContext) -> Result<(), DeviceError> {
+    fn check_kind(&self, context: DevicesOf) -> Result<(), DeviceError> {
         match (self, context) {
-            (Self::UnixChar(_), DeviceContext::Whole(InstanceKind::VirtualMachine)) => {
+            (Self::UnixChar(_), DevicesOf::Instance(InstanceKind::VirtualMachine)) => {
                 Err(DeviceError::Contradiction {
                     option: "type=unix-char",
                     with: "a virtual machine",
@@ -472,7 +472,7 @@ mod tests {
                 ("root", "type=disk path=/ pool=default"),
                 ("eth0", "type=nic network=duetbr0 name=eth0"),
             ]),
-            DeviceContext::Whole(InstanceKind::Container),
+            DevicesOf::Instance(InstanceKind::Container),
         )
         .unwrap();
         assert_eq!(
@@ -605,13 +605,13 @@ mod tests {
 
     #[test]
     fn a_whole_set_has_one_root_and_no_clashes() {
-        let whole = DeviceContext::Whole(InstanceKind::Container);
+        let whole = DevicesOf::Instance(InstanceKind::Container);
         let root = ("root", "type=disk path=/ pool=default");
         assert_eq!(
             validate_devices(&DeviceMap::new(), whole),
             Err(ConfigError::NoRootDisk)
         );
-        assert!(validate_devices(&DeviceMap::new(), DeviceContext::Partial).is_ok());
+        assert!(validate_devices(&DeviceMap::new(), DevicesOf::Profile).is_ok());
         let clash = |a, b| {
             validate_devices(&set(&[root, ("a", a), ("b", b)]), whole)
                 .unwrap_err()
@@ -639,7 +639,7 @@ mod tests {
             )
             .contains("path")
         );
-        let vm = DeviceContext::Whole(InstanceKind::VirtualMachine);
+        let vm = DevicesOf::Instance(InstanceKind::VirtualMachine);
         assert!(
             validate_devices(&set(&[root, ("c", "type=unix-char path=/dev/fuse")]), vm).is_err()
         );

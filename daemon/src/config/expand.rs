@@ -2,15 +2,6 @@
 
 use super::{ConfigMap, DeviceMap};
 
-/// One profile's part.
-#[derive(Debug, Clone, Copy)]
-pub struct ProfileLayer<'a> {
-    /// The profile's configuration.
-    pub config: &'a ConfigMap,
-    /// The profile's devices.
-    pub devices: &'a DeviceMap,
-}
-
 /// Lays the profiles over each other in their order, and the instance's own part over them.
 ///
 /// For keys the last value wins. Devices win as a whole, never option by option: an instance that overrides
@@ -18,22 +9,19 @@ pub struct ProfileLayer<'a> {
 /// the result.
 #[must_use]
 pub fn expand(
-    profiles: &[ProfileLayer<'_>],
+    profiles: &[(&ConfigMap, &DeviceMap)],
     config: &ConfigMap,
     devices: &DeviceMap,
 ) -> (ConfigMap, DeviceMap) {
-    let own = ProfileLayer { config, devices };
     let (mut all_config, mut all_devices) = (ConfigMap::new(), DeviceMap::new());
-    for layer in profiles.iter().chain([&own]) {
+    for (config, devices) in profiles.iter().chain([&(config, devices)]) {
         all_config.extend(
-            layer
-                .config
+            config
                 .iter()
                 .map(|(key, value)| (key.clone(), value.clone())),
         );
         all_devices.extend(
-            layer
-                .devices
+            devices
                 .iter()
                 .map(|(name, device)| (name.clone(), device.clone())),
         );
@@ -62,16 +50,7 @@ mod tests {
             device(&[("user.b", "own")]),
         );
         let none = DeviceMap::new();
-        let layers = [
-            ProfileLayer {
-                config: &a,
-                devices: &none,
-            },
-            ProfileLayer {
-                config: &b,
-                devices: &none,
-            },
-        ];
+        let layers = [(&a, &none), (&b, &none)];
         let (config, _) = expand(&layers, &own, &none);
         assert_eq!(
             config,
@@ -103,14 +82,7 @@ mod tests {
             ("work".to_owned(), device(&[("type", "none")])),
         ]);
         let empty = ConfigMap::new();
-        let (_, devices) = expand(
-            &[ProfileLayer {
-                config: &empty,
-                devices: &profile,
-            }],
-            &empty,
-            &own,
-        );
+        let (_, devices) = expand(&[(&empty, &profile)], &empty, &own);
         assert_eq!(devices.keys().collect::<Vec<_>>(), ["eth0", "root"]);
         assert_eq!(devices["eth0"], own["eth0"]);
     }
@@ -120,7 +92,7 @@ mod tests {
         fn the_last_layer_that_has_a_key_decides(layers in proptest::collection::vec(proptest::collection::btree_map("[a-d]", "[0-9]", 0..4), 1..5)) {
             let none = DeviceMap::new();
             let (own, profiles) = layers.split_last().unwrap();
-            let profiles: Vec<_> = profiles.iter().map(|config| ProfileLayer { config, devices: &none }).collect();
+            let profiles: Vec<_> = profiles.iter().map(|config| (config, &none)).collect();
             let (config, _) = expand(&profiles, own, &none);
             for (key, value) in &config {
                 prop_assert_eq!(layers.iter().rev().find_map(|layer| layer.get(key)), Some(value));

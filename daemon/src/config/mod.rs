@@ -32,12 +32,15 @@ pub use changes::{
     ConfigChanges, DeviceChanges, config_changes, device_changes, keep_server_owned,
 };
 pub use device::{
-    Device, DeviceContext, DiskDevice, NicDevice, NicLink, UnixCharDevice, validate_devices,
+    Device, DevicesOf, DiskDevice, NicDevice, NicLink, UnixCharDevice, validate_devices,
 };
 pub use error::{ConfigError, DeviceError, ValueError};
-pub use expand::{ProfileLayer, expand};
+pub use expand::expand;
 pub use metadata::metadata_configuration;
-pub use names::{NameKind, validate_name};
+pub use names::{
+    NameKind, validate_alias_name, validate_instance_name, validate_name, validate_network_name,
+    validate_pool_name, validate_profile_name, validate_snapshot_name,
+};
 pub use settings::{InstanceSettings, MemoryEnforce, SnapshotSettings};
 pub use validate::{
     validate_instance_config, validate_network_config, validate_pool_config,

@@ -62,6 +62,54 @@ pub fn validate_name(kind: NameKind, name: &str) -> Result<(), ConfigError> {
     })
 }
 
+/// Checks an instance's name.
+///
+/// # Errors
+/// As [`validate_name`].
+pub fn validate_instance_name(name: &str) -> Result<(), ConfigError> {
+    validate_name(NameKind::Instance, name)
+}
+
+/// Checks a snapshot's name.
+///
+/// # Errors
+/// As [`validate_name`].
+pub fn validate_snapshot_name(name: &str) -> Result<(), ConfigError> {
+    validate_name(NameKind::Snapshot, name)
+}
+
+/// Checks a profile's name.
+///
+/// # Errors
+/// As [`validate_name`].
+pub fn validate_profile_name(name: &str) -> Result<(), ConfigError> {
+    validate_name(NameKind::Profile, name)
+}
+
+/// Checks a network's name.
+///
+/// # Errors
+/// As [`validate_name`].
+pub fn validate_network_name(name: &str) -> Result<(), ConfigError> {
+    validate_name(NameKind::Network, name)
+}
+
+/// Checks a storage pool's name.
+///
+/// # Errors
+/// As [`validate_name`].
+pub fn validate_pool_name(name: &str) -> Result<(), ConfigError> {
+    validate_name(NameKind::Pool, name)
+}
+
+/// Checks an image alias's name.
+///
+/// # Errors
+/// As [`validate_name`].
+pub fn validate_alias_name(name: &str) -> Result<(), ConfigError> {
+    validate_name(NameKind::Alias, name)
+}
+
 type Verdict = Result<(), &'static str>;
 
 /// A DNS label (RFC 1123 section 2.1) that does not begin with a digit, so that no program takes it for an address.
@@ -139,6 +187,9 @@ pub(super) fn link_name(name: &str) -> Verdict {
     }
     if !first.is_ascii_alphanumeric() {
         return Err("it must begin with a letter or digit");
+    }
+    if name.contains("..") {
+        return Err("two dots in a row are not allowed");
     }
     Ok(())
 }
