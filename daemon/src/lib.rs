@@ -1,1 +1,3 @@
 //! Duet daemon library.
+
+pub mod storage;

@@ -7,8 +7,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::value::{Fingerprint, LayerId, Object, Resources, RootSource};
 use super::Result;
+use super::value::{Fingerprint, LayerId, Object, Resources, RootSource};
 
 /// How a driver differs from another, for the policy above it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

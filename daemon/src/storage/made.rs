@@ -21,14 +21,22 @@ pub struct Made<T> {
 
 impl<T> Made<T> {
     pub(super) fn new(value: T, hold: Hold) -> Self {
-        Self { value: Some(value), hold }
+        Self {
+            value: Some(value),
+            hold,
+        }
     }
 
     /// The inventory knows it now: nothing is undone any more.
     pub fn keep(mut self) -> T {
-        self.hold.created.iter().for_each(|object| self.hold.held.push(object.clone()));
+        self.hold
+            .created
+            .iter()
+            .for_each(|object| self.hold.held.push(object.clone()));
         self.hold.created.clear();
-        self.value.take().expect("only keep() takes the value, and it consumes self")
+        self.value
+            .take()
+            .expect("only keep() takes the value, and it consumes self")
     }
 }
 
@@ -36,7 +44,9 @@ impl<T> Deref for Made<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.value.as_ref().expect("only keep() takes the value, and it consumes self")
+        self.value
+            .as_ref()
+            .expect("only keep() takes the value, and it consumes self")
     }
 }
 
@@ -51,8 +61,14 @@ pub(super) struct Hold {
 impl Hold {
     /// Pins what an operation starts from. Fails when any of it is gone.
     pub(super) fn on(pool: &Arc<Inner>, objects: Vec<Object>) -> Result<Self> {
-        pool.pins.hold(&objects, || objects.iter().try_for_each(|object| pool.require(object)))?;
-        Ok(Self { pool: Arc::clone(pool), held: objects, created: Vec::new() })
+        pool.pins.hold(&objects, || {
+            objects.iter().try_for_each(|object| pool.require(object))
+        })?;
+        Ok(Self {
+            pool: Arc::clone(pool),
+            held: objects,
+            created: Vec::new(),
+        })
     }
 
     /// Pins a name that is about to appear and stays if the operation fails.
@@ -68,16 +84,24 @@ impl Hold {
     }
 
     fn pin(&self, object: &Object) {
-        let Ok(()) = self.pool.pins.hold(std::slice::from_ref(object), || Ok::<_, std::convert::Infallible>(()));
+        let Ok(()) = self.pool.pins.hold(std::slice::from_ref(object), || {
+            Ok::<_, std::convert::Infallible>(())
+        });
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         self.pool.pins.release(&self.held);
-        match self.pool.pins.abandon(&self.created, |object| self.pool.retire(object)) {
+        match self
+            .pool
+            .pins
+            .abandon(&self.created, |object| self.pool.retire(object))
+        {
             Ok(retired) => drop(Trash::new(Arc::clone(&self.pool), retired)),
-            Err(error) => tracing::warn!(%error, "cannot undo; the next sweep removes what is left"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot undo; the next sweep removes what is left")
+            }
         }
     }
 }
@@ -96,8 +120,17 @@ impl Survey {
 
     /// Takes away those of the candidates that the inventory does not need any more: after a volume or snapshot was
     /// deleted or replaced, its [`objects`](super::Volume::objects). Quick; freeing them is for [`Trash::empty`].
-    pub fn discard(&self, candidates: impl IntoIterator<Item = Object>, needed: &References) -> Result<Trash> {
-        let retired = self.pool.pins.retire_free(needed.unreferenced(candidates), |object| self.pool.retire(object))?;
+    pub fn discard(
+        &self,
+        candidates: impl IntoIterator<Item = Object>,
+        needed: &References,
+    ) -> Result<Trash> {
+        let retired = self
+            .pool
+            .pins
+            .retire_free(needed.unreferenced(candidates), |object| {
+                self.pool.retire(object)
+            })?;
         Ok(Trash::new(Arc::clone(&self.pool), retired))
     }
 

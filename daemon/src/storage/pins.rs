@@ -28,7 +28,11 @@ struct Table {
 
 impl Pins {
     /// Protects these objects until [`Pins::release`]. What is checked under `check` cannot be removed in between.
-    pub(super) fn hold<E>(&self, objects: &[Object], check: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+    pub(super) fn hold<E>(
+        &self,
+        objects: &[Object],
+        check: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut table = self.lock();
         check()?;
         for object in objects {
@@ -47,7 +51,11 @@ impl Pins {
 
     /// Ends the protection by one [`Pins::hold`] of things that were never committed, and retires those of them that
     /// this leaves without any protection.
-    pub(super) fn abandon<T, E>(&self, objects: &[Object], mut retire: impl FnMut(&Object) -> Result<Option<T>, E>) -> Result<Vec<T>, E> {
+    pub(super) fn abandon<T, E>(
+        &self,
+        objects: &[Object],
+        mut retire: impl FnMut(&Object) -> Result<Option<T>, E>,
+    ) -> Result<Vec<T>, E> {
         let mut table = self.lock();
         let mut retired = Vec::new();
         for object in objects {
@@ -86,7 +94,8 @@ impl Pins {
         let free = objects
             .into_iter()
             .filter(|object| !table.held.contains_key(object) && !table.lingering.contains(object));
-        free.filter_map(|object| retire(&object).transpose()).collect()
+        free.filter_map(|object| retire(&object).transpose())
+            .collect()
     }
 
     /// The table is consistent after any panic: each change to it is a single call on a map.
@@ -97,7 +106,9 @@ impl Pins {
 
 impl Table {
     fn unpin(&mut self, object: &Object) {
-        let Some(count) = self.held.get_mut(object) else { return };
+        let Some(count) = self.held.get_mut(object) else {
+            return;
+        };
         *count -= 1;
         if *count == 0 {
             self.held.remove(object);
@@ -123,7 +134,8 @@ mod tests {
         let (pins, object) = (Pins::default(), Object::Layer(LayerId::fresh()));
         assert!(free(&pins, &object));
         for _ in 0..2 {
-            pins.hold(std::slice::from_ref(&object), || Ok::<_, ()>(())).unwrap();
+            pins.hold(std::slice::from_ref(&object), || Ok::<_, ()>(()))
+                .unwrap();
         }
         pins.release(std::slice::from_ref(&object));
         assert!(!free(&pins, &object), "still held once");
@@ -134,10 +146,14 @@ mod tests {
     #[test]
     fn what_was_held_during_a_survey_outlives_it() {
         let (pins, object) = (Pins::default(), Object::Layer(LayerId::fresh()));
-        pins.hold(std::slice::from_ref(&object), || Ok::<_, ()>(())).unwrap();
+        pins.hold(std::slice::from_ref(&object), || Ok::<_, ()>(()))
+            .unwrap();
         pins.begin_survey();
         pins.release(std::slice::from_ref(&object));
-        assert!(!free(&pins, &object), "its commit may be newer than the survey's reading");
+        assert!(
+            !free(&pins, &object),
+            "its commit may be newer than the survey's reading"
+        );
         pins.end_survey();
         assert!(free(&pins, &object));
     }
@@ -145,7 +161,10 @@ mod tests {
     #[test]
     fn a_failed_check_holds_nothing() {
         let (pins, object) = (Pins::default(), Object::Layer(LayerId::fresh()));
-        assert_eq!(pins.hold(std::slice::from_ref(&object), || Err("gone")), Err("gone"));
+        assert_eq!(
+            pins.hold(std::slice::from_ref(&object), || Err("gone")),
+            Err("gone")
+        );
         assert!(free(&pins, &object));
     }
 }

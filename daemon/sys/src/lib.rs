@@ -4,8 +4,10 @@
 //! workspace is in one place. Functions return [`std::io::Result`] and know nothing of containers.
 
 pub mod bpf;
+pub mod link;
 pub mod mount;
 pub mod process;
 pub mod pty;
 pub mod seccomp;
 pub mod socket;
+pub mod tree;

@@ -1,0 +1,534 @@
+//! The `overlay` driver: layers of overlayfs in directories of any local filesystem.
+//!
+//! ```text
+//! <pool>/images/<fingerprint>/    rootfs/ and what else the image brought; never written again
+//! <pool>/layers/<uuid>/diff/      what the layer changes, as overlayfs writes it
+//! <pool>/layers/<uuid>/work/      overlayfs' work directory while the layer is an upper one
+//! <pool>/empty/                   a lower layer for those who have no other
+//! <pool>/tmp/<uuid>/              half-made or half-removed; what is found here at start is garbage
+//! ```
+//!
+//! Facts about overlayfs that the driver stands on (kernel: Documentation/filesystems/overlayfs.rst):
+//!
+//! - The merged root's owner, mode and attributes are the *upper* root's, so a new layer's root takes those of what is
+//!   below it.
+//! - Upper and work must be on one filesystem, and the work directory's contents mean nothing between mounts. It
+//!   contains a directory of mode 000.
+//! - With `index=off` and `metacopy=off` a layer may be copied, and may be stacked over other layers than it was
+//!   written over, as long as those show the same contents: its whiteouts (character devices 0/0), opaque
+//!   directories and redirects name paths, never inodes. `trusted.overlay.origin` does name an inode, only to keep
+//!   inode numbers constant; where it does not fit it is ignored.
+//! - `trusted.overlay.uuid` on an upper root becomes the mount's own identity, so a copy must not have it.
+
+mod fold;
+mod probe;
+
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use duet_sys::tree;
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, Uid,
+    fchmod, fchown, fstat, fstatvfs, fsync, futimens, ioctl_ficlone, mkdirat, openat, renameat,
+    renameat_with, statat, syncfs,
+};
+use rustix::io::Errno;
+use uuid::Uuid;
+
+use super::driver::{Below, Capabilities, Chain, Driver};
+use super::value::{Fingerprint, LayerId, Object, Resources, RootSource};
+use super::{Error, Result};
+
+/// overlayfs takes 500 lower layers (OVL_MAX_STACK), but before Linux 6.5 only as one string of 255 bytes: 14 paths of
+/// the form `/proc/self/fd/NNN`. That leaves room for an image and a copied layer on top.
+const FOLD_ABOVE: usize = 12;
+
+/// Chains that cannot be folded may still grow this far where the kernel takes layers one by one.
+const MAX_DEPTH: usize = 64;
+
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// A pool of overlay layers.
+#[derive(Debug)]
+pub(super) struct Overlay {
+    directory: PathBuf,
+    images: OwnedFd,
+    layers: OwnedFd,
+    tmp: OwnedFd,
+    reflink: bool,
+}
+
+impl Overlay {
+    /// Makes the pool's directories and tries whether overlayfs works in them.
+    pub(super) fn create(directory: &Path) -> Result<Self> {
+        fs::create_dir_all(directory).map_err(|e| Error::io("create", directory)(errno(&e)))?;
+        let directory = directory
+            .canonicalize()
+            .map_err(|e| Error::io("resolve", directory)(errno(&e)))?;
+        let root = open_directory(&directory)?;
+        for name in ["images", "layers", "tmp", "empty"] {
+            match mkdirat(&root, name, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => {
+                    return Err(Error::io("create", directory.join(name))(e).in_pool(&directory));
+                }
+            }
+        }
+        let pool = Self::open(&directory)?;
+        probe::check(&pool)?;
+        Ok(pool)
+    }
+
+    /// Opens an existing pool.
+    pub(super) fn open(directory: &Path) -> Result<Self> {
+        let absent = |_| Error::NoPool {
+            path: directory.to_owned(),
+        };
+        let directory = directory.canonicalize().map_err(absent)?;
+        let open = |name: &str| match open_directory(&directory.join(name)) {
+            Err(error) if error.errno() == Some(Errno::NOENT) => Err(Error::NoPool {
+                path: directory.clone(),
+            }),
+            result => result,
+        };
+        open("empty")?;
+        let mut pool = Self {
+            images: open("images")?,
+            layers: open("layers")?,
+            tmp: open("tmp")?,
+            directory,
+            reflink: false,
+        };
+        pool.reflink = pool
+            .try_reflink()
+            .map_err(|error| error.in_pool(&pool.directory))?;
+        Ok(pool)
+    }
+
+    fn layer_dir(&self, layer: LayerId) -> PathBuf {
+        self.directory.join("layers").join(layer.to_string())
+    }
+
+    fn diff_dir(&self, layer: LayerId) -> PathBuf {
+        self.layer_dir(layer).join("diff")
+    }
+
+    fn open_diff(&self, layer: LayerId) -> Result<OwnedFd> {
+        let name = format!("{layer}/diff");
+        openat(&self.layers, &name, DIRECTORY, Mode::empty()).map_err(|source| match source {
+            Errno::NOENT => Error::MissingLayer {
+                pool: self.directory.clone(),
+                layer,
+            },
+            source => Error::io("open", self.diff_dir(layer))(source),
+        })
+    }
+
+    /// The root of what is below a layer.
+    fn open_below(&self, below: Below<'_>) -> Result<Option<OwnedFd>> {
+        match below {
+            Below::Nothing => Ok(None),
+            Below::Layer(layer) => self.open_diff(layer).map(Some),
+            Below::Image(image) => {
+                let name = format!("{image}/rootfs");
+                match openat(&self.images, &name, DIRECTORY, Mode::empty()) {
+                    Ok(fd) => Ok(Some(fd)),
+                    Err(Errno::NOENT) => Err(Error::MissingImage {
+                        pool: self.directory.clone(),
+                        image: image.clone(),
+                    }),
+                    Err(e) => Err(Error::io("open", self.directory.join("images").join(name))(
+                        e,
+                    )),
+                }
+            }
+        }
+    }
+
+    /// Makes a layer under `tmp/`, lets `fill` write its `diff/` (with a `links/` beside it, see
+    /// [`tree::EntryCopier`]), and gives it its name.
+    fn make_layer(
+        &self,
+        layer: LayerId,
+        fill: impl FnOnce(BorrowedFd<'_>, &dyn Fn() -> Result<OwnedFd>) -> Result<()>,
+    ) -> Result<()> {
+        let temporary = Temporary::create(self)?;
+        let diff = temporary.subdirectory("diff")?;
+        temporary.subdirectory("work")?;
+        fill(diff.as_fd(), &|| temporary.subdirectory("links"))?;
+        tree::remove_tree(temporary.fd.as_fd(), c"links")
+            .map_err(Error::tree("clean", temporary.path()))?;
+        let name = layer.to_string();
+        renameat_with(
+            &self.tmp,
+            temporary.name(),
+            &self.layers,
+            &name,
+            RenameFlags::NOREPLACE,
+        )
+        .map_err(Error::io("create", self.layer_dir(layer)))?;
+        temporary.keep();
+        Ok(())
+    }
+
+    /// Whether the filesystem shares blocks between files.
+    fn try_reflink(&self) -> Result<bool> {
+        let temporary = Temporary::create(self)?;
+        let file = |name: &str| {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            openat(&temporary.fd, name, flags, Mode::RUSR | Mode::WUSR)
+                .map_err(Error::io("create a file in", temporary.path()))
+        };
+        let (from, to) = (file("from")?, file("to")?);
+        rustix::io::write(&from, &[1; 4096]).map_err(Error::io("write in", temporary.path()))?;
+        Ok(ioctl_ficlone(&to, &from).is_ok())
+    }
+
+    fn place(&self, object: &Object) -> (&OwnedFd, String, PathBuf) {
+        match object {
+            Object::Image(image) => (&self.images, image.to_string(), self.image_dir(image)),
+            Object::Layer(layer) => (&self.layers, layer.to_string(), self.layer_dir(*layer)),
+        }
+    }
+}
+
+impl Driver for Overlay {
+    fn name(&self) -> &'static str {
+        "overlay"
+    }
+
+    fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            stacked: true,
+            shares_blocks: self.reflink,
+            quota: false,
+            fold_above: FOLD_ABOVE,
+            max_depth: MAX_DEPTH,
+        }
+    }
+
+    fn image_stage(&self) -> Result<PathBuf> {
+        let temporary = Temporary::create(self)?;
+        let path = temporary.path();
+        temporary.keep();
+        Ok(path)
+    }
+
+    fn image_publish(&self, staged: &Path, image: &Fingerprint) -> Result<bool> {
+        self.sync()?;
+        let name = staged.file_name().unwrap_or_default();
+        match renameat_with(
+            &self.tmp,
+            name,
+            &self.images,
+            image.as_str(),
+            RenameFlags::NOREPLACE,
+        ) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => {
+                self.destroy(staged)?;
+                return Ok(false);
+            }
+            Err(e) => return Err(Error::io("create", self.image_dir(image))(e)),
+        }
+        fsync(&self.images).map_err(Error::io("flush", self.image_dir(image)))?;
+        Ok(true)
+    }
+
+    fn image_dir(&self, image: &Fingerprint) -> PathBuf {
+        self.directory.join("images").join(image.as_str())
+    }
+
+    fn layer_create(&self, layer: LayerId, below: Below<'_>) -> Result<()> {
+        let below = self.open_below(below)?;
+        self.make_layer(layer, |diff, _| match below {
+            Some(below) => copy_root(below.as_fd(), diff)
+                .map_err(Error::io("set attributes of", self.diff_dir(layer))),
+            None => fchmod(diff, Mode::from_raw_mode(0o755))
+                .map_err(Error::io("set mode of", self.diff_dir(layer))),
+        })
+    }
+
+    fn layer_copy(&self, layer: LayerId, from: LayerId) -> Result<()> {
+        let source = self.open_diff(from)?;
+        self.make_layer(layer, |diff, links| {
+            tree::copy_tree(source.as_fd(), diff, links()?.as_fd(), |name| {
+                !is_mount_identity(name)
+            })
+            .map_err(Error::tree("copy", self.diff_dir(from)))?;
+            Ok(())
+        })
+    }
+
+    fn layer_fold(&self, layer: LayerId, layers: &[LayerId]) -> Result<()> {
+        let sources = layers
+            .iter()
+            .map(|&id| Ok((id, self.open_diff(id)?)))
+            .collect::<Result<Vec<_>>>()?;
+        self.make_layer(layer, |diff, links| {
+            fold::fold(&sources, diff, links()?.as_fd())
+        })
+    }
+
+    fn layer_is_unchanged(&self, layer: LayerId, below: Below<'_>) -> Result<bool> {
+        let failed = |e| Error::io("read", self.diff_dir(layer))(e);
+        let diff = self.open_diff(layer)?;
+        let Some(below) = self.open_below(below)? else {
+            return Ok(false);
+        };
+        for entry in Dir::read_from(&diff).map_err(failed)? {
+            let name = entry.map_err(failed)?;
+            if name.file_name() != c"." && name.file_name() != c".." {
+                return Ok(false);
+            }
+        }
+        same_root(below.as_fd(), diff.as_fd()).map_err(failed)
+    }
+
+    fn exists(&self, object: &Object) -> Result<bool> {
+        let (directory, name, path) = self.place(object);
+        match statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory),
+            Err(Errno::NOENT) => Ok(false),
+            Err(e) => Err(Error::io("look for", path)(e)),
+        }
+    }
+
+    fn objects(&self) -> Result<Vec<Object>> {
+        let images =
+            names(self.images.as_fd()).map_err(Error::io("list", self.directory.join("images")))?;
+        let layers =
+            names(self.layers.as_fd()).map_err(Error::io("list", self.directory.join("layers")))?;
+        let images = images
+            .iter()
+            .filter_map(|name| name.to_str().ok()?.parse().ok())
+            .map(Object::Image);
+        let layers = layers
+            .iter()
+            .filter_map(|name| LayerId::from_file_name(name.to_str().ok()?))
+            .map(Object::Layer);
+        Ok(images.chain(layers).collect())
+    }
+
+    fn retire(&self, object: &Object) -> Result<Option<PathBuf>> {
+        let (directory, name, path) = self.place(object);
+        let retired = Uuid::new_v4().to_string();
+        match renameat(directory, &name, &self.tmp, &retired) {
+            Ok(()) => Ok(Some(self.directory.join("tmp").join(retired))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(Error::io("remove", path)(e)),
+        }
+    }
+
+    fn destroy(&self, retired: &Path) -> Result<()> {
+        let name = retired.file_name().unwrap_or_default();
+        let name = CString::new(name.as_bytes())
+            .map_err(|_| Error::io("remove", retired)(Errno::INVAL))?;
+        tree::remove_tree(self.tmp.as_fd(), &name).map_err(Error::tree("remove", retired))
+    }
+
+    fn leftovers(&self) -> Result<Vec<PathBuf>> {
+        let tmp = self.directory.join("tmp");
+        let names = names(self.tmp.as_fd()).map_err(Error::io("list", &tmp))?;
+        Ok(names
+            .iter()
+            .map(|name| tmp.join(std::ffi::OsStr::from_bytes(name.to_bytes())))
+            .collect())
+    }
+
+    fn size(&self, object: &Object) -> Result<u64> {
+        let root = match object {
+            Object::Layer(layer) => self.open_diff(*layer)?,
+            Object::Image(image) => open_directory(&self.image_dir(image))?,
+        };
+        let size =
+            tree::tree_size(root.as_fd()).map_err(Error::tree("measure", self.place(object).2))?;
+        Ok(size.bytes)
+    }
+
+    fn root(&self, chain: Chain<'_>) -> Result<RootSource> {
+        let mut lower: Vec<PathBuf> = chain
+            .lowers
+            .iter()
+            .rev()
+            .map(|&layer| self.diff_dir(layer))
+            .collect();
+        lower.extend(
+            chain
+                .image
+                .map(|image| self.image_dir(image).join("rootfs")),
+        );
+        // An upper layer needs a lower one, and a lone layer that may hold whiteouts another one to be stacked with.
+        if lower.is_empty() || (lower.len() == 1 && chain.upper.is_none() && chain.image.is_none())
+        {
+            lower.push(self.directory.join("empty"));
+        }
+        Ok(RootSource::Overlay {
+            lower,
+            upper: chain.upper.map(|layer| self.diff_dir(layer)),
+            work: chain.upper.map(|layer| self.layer_dir(layer).join("work")),
+        })
+    }
+
+    fn resources(&self) -> Result<Resources> {
+        let stat =
+            fstatvfs(&self.layers).map_err(Error::io("read the size of", &self.directory))?;
+        let used = stat.f_blocks.saturating_sub(stat.f_bfree);
+        Ok(Resources {
+            space_used: used * stat.f_frsize,
+            space_total: (used + stat.f_bavail) * stat.f_frsize,
+            inodes_used: stat.f_files.saturating_sub(stat.f_ffree),
+            inodes_total: stat.f_files,
+        })
+    }
+
+    fn sync(&self) -> Result<()> {
+        syncfs(&self.layers).map_err(Error::io("flush the filesystem of", &self.directory))
+    }
+}
+
+/// A directory under `tmp/`, removed again unless kept.
+struct Temporary<'a> {
+    pool: &'a Overlay,
+    name: Option<String>,
+    fd: OwnedFd,
+}
+
+impl<'a> Temporary<'a> {
+    fn create(pool: &'a Overlay) -> Result<Self> {
+        let name = Uuid::new_v4().to_string();
+        let path = pool.directory.join("tmp").join(&name);
+        mkdirat(&pool.tmp, &name, Mode::RWXU).map_err(Error::io("create", &path))?;
+        let fd =
+            openat(&pool.tmp, &name, DIRECTORY, Mode::empty()).map_err(Error::io("open", &path))?;
+        Ok(Self {
+            pool,
+            name: Some(name),
+            fd,
+        })
+    }
+
+    fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.pool.directory.join("tmp").join(self.name())
+    }
+
+    fn subdirectory(&self, name: &str) -> Result<OwnedFd> {
+        mkdirat(&self.fd, name, Mode::RWXU).map_err(Error::io("create", self.path().join(name)))?;
+        openat(&self.fd, name, DIRECTORY, Mode::empty())
+            .map_err(Error::io("open", self.path().join(name)))
+    }
+
+    fn keep(mut self) {
+        self.name = None;
+    }
+}
+
+impl Drop for Temporary<'_> {
+    fn drop(&mut self) {
+        if self.name.is_some()
+            && let Err(error) = self.pool.destroy(&self.path())
+        {
+            tracing::warn!(%error, "cannot remove what was half made; it is tried again when the daemon starts");
+        }
+    }
+}
+
+/// Gives a new layer's root the owner, mode, times and extended attributes of what it stands on. What overlayfs noted
+/// there for itself is about that directory's own contents.
+fn copy_root(below: BorrowedFd<'_>, diff: BorrowedFd<'_>) -> Result<(), Errno> {
+    let stat = fstat(below)?;
+    fchown(
+        diff,
+        Some(Uid::from_raw(stat.st_uid)),
+        Some(Gid::from_raw(stat.st_gid)),
+    )?;
+    fchmod(diff, Mode::from_raw_mode(stat.st_mode))?;
+    tree::copy_xattrs(below, diff, |name| !name.starts_with(b"trusted.overlay."))?;
+    let (last_access, last_modification) = times(&stat);
+    futimens(
+        diff,
+        &Timestamps {
+            last_access,
+            last_modification,
+        },
+    )
+}
+
+/// Whether two roots look the same in a merged tree.
+fn same_root(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let key = |fd: BorrowedFd<'_>| {
+        let stat = fstat(fd)?;
+        let mut xattrs = Vec::new();
+        for name in tree::list_xattrs(fd)? {
+            if !name.to_bytes().starts_with(b"trusted.overlay.") {
+                xattrs.push((tree::get_xattr(fd, &name)?, name));
+            }
+        }
+        xattrs.sort();
+        Ok::<_, Errno>((
+            (
+                stat.st_uid,
+                stat.st_gid,
+                stat.st_mode,
+                stat.st_mtime,
+                stat.st_mtime_nsec,
+            ),
+            xattrs,
+        ))
+    };
+    Ok(key(one)? == key(other)?)
+}
+
+/// Attributes of an upper root that belong to one mount only.
+fn is_mount_identity(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"trusted.overlay.uuid" | b"trusted.overlay.origin" | b"trusted.overlay.upper"
+    )
+}
+
+fn times(stat: &Stat) -> (Timespec, Timespec) {
+    let time = |tv_sec: i64, tv_nsec: u64| Timespec {
+        tv_sec,
+        tv_nsec: tv_nsec as _,
+    };
+    (
+        time(stat.st_atime, stat.st_atime_nsec),
+        time(stat.st_mtime, stat.st_mtime_nsec),
+    )
+}
+
+fn names(directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        if entry.file_name() != c"." && entry.file_name() != c".." {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(Error::io("open", path))
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    error
+        .raw_os_error()
+        .map_or(Errno::IO, Errno::from_raw_os_error)
+}

@@ -1,0 +1,131 @@
+//! The contents of one regular file.
+
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
+use rustix::io::{Errno, pread, pwrite};
+
+/// Bytes moved per call: a signal or a cancelled copy need not wait for more.
+const CHUNK: usize = 128 << 20;
+
+/// Bytes moved per call where the kernel cannot copy by itself.
+const BUFFER: usize = 256 << 10;
+
+/// What the filesystems of source and destination can do together, learnt from the first file that is tried.
+#[derive(Debug)]
+pub(super) struct DataCopier {
+    reflink: bool,
+    in_kernel: bool,
+}
+
+impl DataCopier {
+    pub(super) fn new() -> Self {
+        Self {
+            reflink: true,
+            in_kernel: true,
+        }
+    }
+
+    /// Whether the last files were cloned, not copied.
+    pub(super) fn reflinks(&self) -> bool {
+        self.reflink
+    }
+
+    /// Copies a file of `size` bytes, `allocated` of them on disk, into an empty one. Holes stay holes. What is written
+    /// to it or cut off meanwhile may or may not be in the copy.
+    pub(super) fn copy(
+        &mut self,
+        from: BorrowedFd<'_>,
+        to: BorrowedFd<'_>,
+        size: u64,
+        allocated: u64,
+    ) -> Result<(), Errno> {
+        if size == 0 {
+            return Ok(());
+        }
+        if self.reflink {
+            match ioctl_ficlone(to, from) {
+                Ok(()) => return Ok(()),
+                // ioctl_ficlone(2): not on these filesystems at all...
+                Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::NOTTY | Errno::NOSYS) => {
+                    self.reflink = false
+                }
+                // ...or not this file: a swap file, one with other flags (NOCOW), one that is locked.
+                Err(Errno::INVAL | Errno::TXTBSY | Errno::PERM | Errno::ISDIR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        if allocated >= size {
+            self.range(from, to, 0, size)?;
+            return ftruncate(to, size);
+        }
+        let mut at = 0;
+        while at < size {
+            let start = match seek(from, SeekFrom::Data(at)) {
+                Ok(start) => start.min(size),
+                // lseek(2): no data after this.
+                Err(Errno::NXIO) => break,
+                // The filesystem does not know its holes.
+                Err(Errno::INVAL) => at,
+                Err(e) => return Err(e),
+            };
+            let end = match seek(from, SeekFrom::Hole(start)) {
+                Ok(end) => end.min(size),
+                Err(Errno::NXIO) => break,
+                Err(Errno::INVAL) => size,
+                Err(e) => return Err(e),
+            };
+            self.range(from, to, start, end)?;
+            at = end;
+        }
+        // The last hole, and also what was cut off meanwhile, reads as zeros.
+        ftruncate(to, size)
+    }
+
+    fn range(
+        &mut self,
+        from: BorrowedFd<'_>,
+        to: BorrowedFd<'_>,
+        start: u64,
+        end: u64,
+    ) -> Result<(), Errno> {
+        let mut at = start;
+        while at < end && self.in_kernel {
+            let len = usize::try_from(end - at).map_or(CHUNK, |len| len.min(CHUNK));
+            let (mut read_at, mut write_at) = (at, at);
+            match copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), len) {
+                Ok(0) => return Ok(()),
+                Ok(moved) => at += moved as u64,
+                Err(Errno::INTR) => {}
+                Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {
+                    self.in_kernel = false
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        if at < end {
+            by_hand(from, to, at, end)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn by_hand(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> Result<(), Errno> {
+    let mut buffer = vec![0; BUFFER];
+    let mut at = start;
+    while at < end {
+        let len = usize::try_from(end - at).map_or(BUFFER, |len| len.min(BUFFER));
+        let got = rustix::io::retry_on_intr(|| pread(from, &mut buffer[..len], at))?;
+        if got == 0 {
+            return Ok(());
+        }
+        let mut part = &buffer[..got];
+        while !part.is_empty() {
+            let put = rustix::io::retry_on_intr(|| pwrite(to, part, at))?;
+            part = &part[put..];
+            at += put as u64;
+        }
+    }
+    Ok(())
+}
