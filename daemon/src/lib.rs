@@ -1,3 +1,4 @@
 //! Duet daemon library.
 
+pub mod network;
 pub mod storage;
