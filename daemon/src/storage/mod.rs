@@ -51,6 +51,8 @@ mod made;
 mod overlay;
 mod pins;
 mod pool;
+#[cfg(test)]
+mod tests;
 mod value;
 
 pub use driver::Capabilities;

@@ -68,7 +68,7 @@ impl Pool {
         Ok((pool, trash))
     }
 
-    fn over(driver: Box<dyn Driver>) -> Self {
+    pub(super) fn over(driver: Box<dyn Driver>) -> Self {
         Self(Arc::new(Inner {
             driver,
             pins: Pins::default(),

@@ -62,6 +62,7 @@ pub(super) struct Overlay {
     layers: OwnedFd,
     tmp: OwnedFd,
     reflink: bool,
+    fold_above: usize,
 }
 
 impl Overlay {
@@ -103,12 +104,17 @@ impl Overlay {
             layers: open("layers")?,
             tmp: open("tmp")?,
             directory,
-            reflink: false,
-        };
+            reflink: false, fold_above: FOLD_ABOVE };
         pool.reflink = pool
             .try_reflink()
             .map_err(|error| error.in_pool(&pool.directory))?;
         Ok(pool)
+    }
+
+    /// The same with shorter chains, so that tests meet folding often.
+    #[cfg(test)]
+    pub(super) fn folding_above(self, fold_above: usize) -> Self {
+        Self { fold_above, ..self }
     }
 
     fn layer_dir(&self, layer: LayerId) -> PathBuf {
@@ -212,7 +218,7 @@ impl Driver for Overlay {
             stacked: true,
             shares_blocks: self.reflink,
             quota: false,
-            fold_above: FOLD_ABOVE,
+            fold_above: self.fold_above,
             max_depth: MAX_DEPTH,
         }
     }

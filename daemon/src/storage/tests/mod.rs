@@ -1,0 +1,132 @@
+//! The pool on a real kernel: real overlay mounts, all of them detached, so the mount namespace never sees one.
+//! Needs root.
+
+mod fold;
+mod hostile;
+mod lifecycle;
+mod model;
+mod space;
+mod tree;
+
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use duet_container::rootfs::open_detached;
+use tempfile::TempDir;
+
+use super::overlay::Overlay;
+use super::{Fingerprint, Made, Pool, References, Result, RootSource, Snapshot, Volume};
+
+/// A pool in a directory of its own.
+struct Fixture {
+    pool: Pool,
+    dir: TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let pool = Pool::create(dir.path()).unwrap();
+        Self { pool, dir }
+    }
+
+    /// A pool whose chains are folded above this length.
+    fn folding_above(fold_above: usize) -> Self {
+        let dir = TempDir::new().unwrap();
+        let overlay = Overlay::create(dir.path()).unwrap().folding_above(fold_above);
+        Self { pool: Pool::over(Box::new(overlay)), dir }
+    }
+
+    /// An image with a file or two of each kind that matters.
+    fn image(&self) -> Fingerprint {
+        let image = fingerprint('a');
+        let added = self.pool.image_add(&image, |dir| {
+            let root = dir.join("rootfs");
+            fs::create_dir_all(root.join("a/b"))?;
+            fs::create_dir_all(root.join("b/a"))?;
+            fs::create_dir_all(root.join("etc"))?;
+            fs::write(root.join("etc/hostname"), "image")?;
+            fs::write(root.join("a/b/c"), "abc")?;
+            fs::write(root.join("b/a/c"), "bac")?;
+            fs::write(root.join("a/c"), "ac")?;
+            fs::write(root.join("c"), "c")?;
+            Ok::<_, TestError>(())
+        });
+        added.unwrap().keep().unwrap();
+        image
+    }
+
+    fn layers_on_disk(&self) -> Vec<String> {
+        list(&self.dir.path().join("layers"))
+    }
+
+    fn temporary(&self) -> Vec<String> {
+        list(&self.dir.path().join("tmp"))
+    }
+
+    fn mount(&self, volume: &Volume) -> Mounted {
+        Mounted::new(&self.pool.volume_root(volume).unwrap())
+    }
+
+    fn mount_snapshot(&self, snapshot: &Snapshot) -> Mounted {
+        Mounted::new(&self.pool.snapshot_root(snapshot).unwrap())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct TestError(String);
+
+impl From<super::Error> for TestError {
+    fn from(error: super::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<std::io::Error> for TestError {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// A detached mount; gone when dropped.
+struct Mounted(OwnedFd);
+
+impl Mounted {
+    fn new(root: &RootSource) -> Self {
+        Self(open_detached(root, None, false, false).unwrap())
+    }
+
+    /// A path into the mount, for this process alone.
+    fn path(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(path)
+    }
+
+    fn read(&self, path: &str) -> Option<String> {
+        fs::read_to_string(self.path(path)).ok()
+    }
+}
+
+fn fingerprint(digit: char) -> Fingerprint {
+    digit.to_string().repeat(64).parse().unwrap()
+}
+
+fn list(path: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn keep<T>(made: Result<Made<T>>) -> T {
+    made.unwrap().keep()
+}
+
+fn references(volumes: &[&Volume], snapshots: &[&Snapshot], images: &[&Fingerprint]) -> References {
+    let mut references = References::new();
+    volumes.iter().for_each(|volume| references.add_volume(volume));
+    snapshots.iter().for_each(|snapshot| references.add_snapshot(snapshot));
+    images.iter().for_each(|image| references.add_image(image));
+    references
+}
