@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod stats;
 pub mod client;
 pub mod confine;
+pub mod files;
 pub mod protocol;
 pub mod rootfs;
 pub mod runtime;

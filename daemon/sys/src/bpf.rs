@@ -56,17 +56,8 @@ pub struct Instruction {
 impl Instruction {
     const fn new(code: u8, to: Register, from: u8, offset: i16, value: i32) -> Self {
         // The bit field puts the destination in the low half on little-endian machines, in the high half on others.
-        let registers = if cfg!(target_endian = "little") {
-            from << 4 | to as u8
-        } else {
-            (to as u8) << 4 | from
-        };
-        Self {
-            code,
-            registers,
-            offset,
-            value,
-        }
+        let registers = if cfg!(target_endian = "little") { from << 4 | to as u8 } else { (to as u8) << 4 | from };
+        Self { code, registers, offset, value }
     }
 
     /// `to = *(size *)(from + offset)`.
@@ -179,14 +170,7 @@ struct IdAttr {
 unsafe fn bpf<T>(command: libc::c_int, attr: &mut T) -> Result<libc::c_int, Errno> {
     // SAFETY: the kernel reads (and for a query writes) `size_of::<T>()` bytes at `attr`, which is exclusively borrowed; the
     // addresses within are the caller's promise.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_mut(attr),
-            size_of::<T>(),
-        )
-    };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     match libc::c_int::try_from(result) {
         Ok(result) if result >= 0 => Ok(result),
         _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
@@ -225,22 +209,12 @@ pub fn load_cgroup_device(code: &[Instruction]) -> Result<OwnedFd, Errno> {
 ///
 /// # Errors
 /// What the kernel said.
-pub fn attach_cgroup_device(
-    group: BorrowedFd<'_>,
-    program: BorrowedFd<'_>,
-    mode: &AttachMode,
-) -> Result<(), Errno> {
+pub fn attach_cgroup_device(group: BorrowedFd<'_>, program: BorrowedFd<'_>, mode: &AttachMode) -> Result<(), Errno> {
     let (flags, replace) = match mode {
         AttachMode::Add => (BPF_F_ALLOW_MULTI, 0),
         AttachMode::Replace(old) => (BPF_F_ALLOW_MULTI | BPF_F_REPLACE, raw(old.as_fd())),
     };
-    let mut attr = AttachAttr {
-        target: raw(group),
-        program: raw(program),
-        kind: BPF_CGROUP_DEVICE,
-        flags,
-        replace,
-    };
+    let mut attr = AttachAttr { target: raw(group), program: raw(program), kind: BPF_CGROUP_DEVICE, flags, replace };
     // SAFETY: the part for this command, which holds no addresses.
     unsafe { bpf(BPF_PROG_ATTACH, &mut attr) }.map(drop)
 }
@@ -250,12 +224,8 @@ pub fn attach_cgroup_device(
 /// # Errors
 /// What the kernel said.
 pub fn detach_cgroup_device(group: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<(), Errno> {
-    let mut attr = AttachAttr {
-        target: raw(group),
-        program: raw(program),
-        kind: BPF_CGROUP_DEVICE,
-        ..AttachAttr::default()
-    };
+    let mut attr =
+        AttachAttr { target: raw(group), program: raw(program), kind: BPF_CGROUP_DEVICE, ..AttachAttr::default() };
     // SAFETY: the part for this command, which holds no addresses.
     unsafe { bpf(BPF_PROG_DETACH, &mut attr) }.map(drop)
 }
@@ -277,10 +247,7 @@ pub fn attached_cgroup_device(group: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, Err
     unsafe { bpf(BPF_PROG_QUERY, &mut attr) }?;
     let mut found = Vec::new();
     for id in ids.iter().take(attr.count as usize) {
-        let mut attr = IdAttr {
-            id: *id,
-            ..IdAttr::default()
-        };
+        let mut attr = IdAttr { id: *id, ..IdAttr::default() };
         // SAFETY: the part for this command, which holds no addresses.
         match unsafe { bpf(BPF_PROG_GET_FD_BY_ID, &mut attr) } {
             Ok(fd) => found.push(owned(fd)),

@@ -37,12 +37,7 @@ pub(super) fn apply(cgroup: &Cgroup, limits: &Limits, state: State) -> Result<()
 
 /// Where `controller`'s files are. `None` when there is nothing to do: nothing is set, and the group is fresh or the
 /// host has no such controller that could hold an old limit.
-fn place_for(
-    cgroup: &Cgroup,
-    controller: Controller,
-    set: bool,
-    state: State,
-) -> Result<Option<Place>> {
+fn place_for(cgroup: &Cgroup, controller: Controller, set: bool, state: State) -> Result<Option<Place>> {
     if !set && state == State::Fresh {
         return Ok(None);
     }
@@ -60,10 +55,7 @@ fn cpus(cgroup: &Cgroup, limits: &Limits, state: State) -> Result<()> {
     match place {
         Place::V2(dir) => io::write(&dir.join("cpuset.cpus"), wanted.as_deref().unwrap_or("\n")),
         Place::V1(dir) => {
-            let (file, slice) = (
-                dir.join("cpuset.cpus"),
-                dir.parent().unwrap_or(&dir).to_owned(),
-            );
+            let (file, slice) = (dir.join("cpuset.cpus"), dir.parent().unwrap_or(&dir).to_owned());
             let attempt = || match &wanted {
                 Some(list) => io::write(&file, list),
                 None => io::write(&file, io::read(&slice.join("cpuset.cpus"))?.trim()),
@@ -126,23 +118,13 @@ fn memory(cgroup: &Cgroup, limits: &Limits, state: State) -> Result<()> {
     };
     // Version 1 says EBUSY when it can't reclaim down to the limit; version 2 would rather kill.
     written.map_err(|error| match (error.errno(), hard) {
-        (Some(Errno::BUSY), Some(bytes)) => CgroupError::MemoryInUse {
-            name: cgroup.name().to_owned(),
-            bytes,
-        },
+        (Some(Errno::BUSY), Some(bytes)) => CgroupError::MemoryInUse { name: cgroup.name().to_owned(), bytes },
         _ => error,
     })
 }
 
-fn memory_v2(
-    dir: &Path,
-    hard: Option<u64>,
-    soft: Option<u64>,
-    swap: Swap,
-    state: State,
-) -> Result<()> {
-    let value =
-        |limit: Option<u64>| limit.map_or_else(|| NONE_V2.to_owned(), |bytes| bytes.to_string());
+fn memory_v2(dir: &Path, hard: Option<u64>, soft: Option<u64>, swap: Swap, state: State) -> Result<()> {
+    let value = |limit: Option<u64>| limit.map_or_else(|| NONE_V2.to_owned(), |bytes| bytes.to_string());
     for (file, limit) in [("memory.max", hard), ("memory.high", soft)] {
         if limit.is_some() || state == State::Live {
             io::write(&dir.join(file), &value(limit))?;
@@ -169,24 +151,11 @@ const NO_SWAP_ACCOUNTING: CgroupError = CgroupError::Unsupported {
 
 /// Version 1 bounds memory and memory + swap, and the second may never be below the first; so it is lifted while the
 /// first is moved.
-fn memory_v1(
-    dir: &Path,
-    hard: Option<u64>,
-    soft: Option<u64>,
-    swap: Swap,
-    state: State,
-) -> Result<()> {
+fn memory_v1(dir: &Path, hard: Option<u64>, soft: Option<u64>, swap: Swap, state: State) -> Result<()> {
     let live = state == State::Live;
     let memsw = dir.join("memory.memsw.limit_in_bytes");
-    let counted = if live {
-        io::write_if_present(&memsw, NONE_V1)?
-    } else {
-        true
-    };
-    for (file, limit) in [
-        ("memory.limit_in_bytes", hard),
-        ("memory.soft_limit_in_bytes", soft),
-    ] {
+    let counted = if live { io::write_if_present(&memsw, NONE_V1)? } else { true };
+    for (file, limit) in [("memory.limit_in_bytes", hard), ("memory.soft_limit_in_bytes", soft)] {
         match limit {
             Some(bytes) => io::write(&dir.join(file), &bytes.to_string())?,
             None if live => io::write(&dir.join(file), NONE_V1)?,
@@ -223,12 +192,9 @@ fn memory_v1(
 
 fn processes(cgroup: &Cgroup, limits: &Limits, state: State) -> Result<()> {
     let set = limits.processes.is_some();
-    let Some(Place::V1(dir) | Place::V2(dir)) = place_for(cgroup, Controller::Pids, set, state)?
-    else {
+    let Some(Place::V1(dir) | Place::V2(dir)) = place_for(cgroup, Controller::Pids, set, state)? else {
         return Ok(());
     };
-    let value = limits
-        .processes
-        .map_or_else(|| NONE_V2.to_owned(), |count| count.to_string());
+    let value = limits.processes.map_or_else(|| NONE_V2.to_owned(), |count| count.to_string());
     io::write(&dir.join("pids.max"), &value)
 }

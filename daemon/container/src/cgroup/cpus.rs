@@ -58,23 +58,10 @@ impl FromStr for CpuList {
     type Err = CgroupError;
 
     fn from_str(value: &str) -> Result<Self> {
-        let bad = || CgroupError::BadValue {
-            value: value.to_owned(),
-            expected: "a list of CPUs like \"0-3,5\"",
-        };
-        let number = |text: &str| {
-            text.parse::<u32>()
-                .ok()
-                .filter(|cpu| *cpu <= MAX_CPU)
-                .ok_or_else(bad)
-        };
+        let bad = || CgroupError::BadValue { value: value.to_owned(), expected: "a list of CPUs like \"0-3,5\"" };
+        let number = |text: &str| text.parse::<u32>().ok().filter(|cpu| *cpu <= MAX_CPU).ok_or_else(bad);
         let mut set = BTreeSet::new();
-        for part in value
-            .trim()
-            .split(',')
-            .map(str::trim)
-            .filter(|part| !part.is_empty())
-        {
+        for part in value.trim().split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let (first, last) = match part.split_once('-') {
                 Some((first, last)) => (number(first)?, number(last)?),
                 None => (number(part)?, number(part)?),
@@ -128,11 +115,7 @@ impl FromStr for CpuRequest {
         };
         if value.contains(['-', ',']) {
             let list: CpuList = value.parse().map_err(|_| bad())?;
-            return if list.is_empty() {
-                Err(bad())
-            } else {
-                Ok(Self::Pinned(list))
-            };
+            return if list.is_empty() { Err(bad()) } else { Ok(Self::Pinned(list)) };
         }
         match value.trim().parse() {
             Ok(count) if count > 0 => Ok(Self::Count(count)),
@@ -162,11 +145,7 @@ pub fn balance<K>(available: &CpuList, requests: Vec<(K, CpuRequest)>) -> Vec<(K
             let chosen = match request {
                 CpuRequest::Pinned(list) => {
                     let usable = list.intersection(available);
-                    if usable.is_empty() {
-                        available.clone()
-                    } else {
-                        usable
-                    }
+                    if usable.is_empty() { available.clone() } else { usable }
                 }
                 CpuRequest::Count(count) => {
                     let chosen = pick(available, &load, count);
@@ -202,14 +181,8 @@ mod tests {
     #[test]
     fn requests() {
         assert_eq!("4".parse::<CpuRequest>().unwrap(), CpuRequest::Count(4));
-        assert_eq!(
-            "2-2".parse::<CpuRequest>().unwrap(),
-            CpuRequest::Pinned(list("2"))
-        );
-        assert_eq!(
-            "0-3,5".parse::<CpuRequest>().unwrap(),
-            CpuRequest::Pinned(list("0,1,2,3,5"))
-        );
+        assert_eq!("2-2".parse::<CpuRequest>().unwrap(), CpuRequest::Pinned(list("2")));
+        assert_eq!("0-3,5".parse::<CpuRequest>().unwrap(), CpuRequest::Pinned(list("0,1,2,3,5")));
         for bad in ["", "0", "-", ",", "3-1", "a", "1-9999999", "-1"] {
             assert!(bad.parse::<CpuRequest>().is_err(), "{bad}");
         }
@@ -225,10 +198,7 @@ mod tests {
             ("gone", CpuRequest::Pinned(list("77"))),
         ];
         let chosen = balance(&list("0-3"), requests);
-        let shown: Vec<String> = chosen
-            .iter()
-            .map(|(key, list)| format!("{key}={list}"))
-            .collect();
+        let shown: Vec<String> = chosen.iter().map(|(key, list)| format!("{key}={list}")).collect();
         assert_eq!(shown, ["a=1-2", "b=3", "pinned=0", "all=0-3", "gone=0-3"]);
     }
 

@@ -58,24 +58,8 @@ impl Default for DevicePolicy {
             DeviceRule::new(DeviceKind::Char, None, None, "m"),
             DeviceRule::new(DeviceKind::Block, None, None, "m"),
         ];
-        for (major, minor) in [
-            (1, 3),
-            (1, 5),
-            (1, 7),
-            (1, 8),
-            (1, 9),
-            (5, 0),
-            (5, 1),
-            (5, 2),
-            (10, 229),
-            (10, 200),
-        ] {
-            rules.push(DeviceRule::new(
-                DeviceKind::Char,
-                Some(major),
-                Some(minor),
-                "rwm",
-            ));
+        for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (10, 229), (10, 200)] {
+            rules.push(DeviceRule::new(DeviceKind::Char, Some(major), Some(minor), "rwm"));
         }
         rules.push(DeviceRule::new(DeviceKind::Char, Some(136), None, "rwm"));
         Self { rules }
@@ -162,14 +146,7 @@ impl DeviceKind {
 impl DeviceRule {
     fn new(kind: DeviceKind, major: Option<u32>, minor: Option<u32>, access: &str) -> Self {
         let has = |letter| access.contains(letter);
-        Self {
-            kind,
-            major,
-            minor,
-            read: has('r'),
-            write: has('w'),
-            mknod: has('m'),
-        }
+        Self { kind, major, minor, read: has('r'), write: has('w'), mknod: has('m') }
     }
 
     fn access(self) -> u32 {
@@ -180,9 +157,7 @@ impl DeviceRule {
 
 impl fmt::Display for DeviceRule {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let number = |number: Option<u32>| {
-            number.map_or_else(|| "*".to_owned(), |number| number.to_string())
-        };
+        let number = |number: Option<u32>| number.map_or_else(|| "*".to_owned(), |number| number.to_string());
         let kind = match self.kind {
             DeviceKind::Char => 'c',
             DeviceKind::Block => 'b',
@@ -202,17 +177,13 @@ impl FromStr for DeviceRule {
 
     /// Reads the form of version 1's `devices.allow`: `c 10:229 rwm`, `b *:* m`.
     fn from_str(value: &str) -> Result<Self> {
-        let bad = || CgroupError::BadValue {
-            value: value.to_owned(),
-            expected: "a device rule like \"c 10:229 rwm\"",
-        };
+        let bad = || CgroupError::BadValue { value: value.to_owned(), expected: "a device rule like \"c 10:229 rwm\"" };
         let number = |text: &str| match text {
             "*" => Ok(None),
             text => text.parse().map(Some).map_err(|_| bad()),
         };
         let mut words = value.split_whitespace();
-        let (Some(kind), Some(numbers), Some(access), None) =
-            (words.next(), words.next(), words.next(), words.next())
+        let (Some(kind), Some(numbers), Some(access), None) = (words.next(), words.next(), words.next(), words.next())
         else {
             return Err(bad());
         };
@@ -234,20 +205,16 @@ impl FromStr for DeviceRule {
 pub(super) fn attach(dir: &Path, policy: &DevicePolicy) -> Result<()> {
     let failed = |action| move |errno: Errno| CgroupError::io(action, dir, errno);
     let group = io::open_dir(dir)?;
-    let program =
-        bpf::load_cgroup_device(&policy.program()).map_err(failed("load the device policy for"))?;
-    let old =
-        bpf::attached_cgroup_device(group.as_fd()).map_err(failed("find the device policy of"))?;
+    let program = bpf::load_cgroup_device(&policy.program()).map_err(failed("load the device policy for"))?;
+    let old = bpf::attached_cgroup_device(group.as_fd()).map_err(failed("find the device policy of"))?;
     let mut old = old.into_iter();
     let mode = match old.next() {
         Some(first) => AttachMode::Replace(first),
         None => AttachMode::Add,
     };
-    bpf::attach_cgroup_device(group.as_fd(), program.as_fd(), &mode)
-        .map_err(failed("set the device policy of"))?;
+    bpf::attach_cgroup_device(group.as_fd(), program.as_fd(), &mode).map_err(failed("set the device policy of"))?;
     for extra in old {
-        bpf::detach_cgroup_device(group.as_fd(), extra.as_fd())
-            .map_err(failed("drop a device policy of"))?;
+        bpf::detach_cgroup_device(group.as_fd(), extra.as_fd()).map_err(failed("drop a device policy of"))?;
     }
     Ok(())
 }
@@ -261,16 +228,7 @@ mod tests {
         for text in ["c 10:229 rwm", "b *:* m", "c 136:* rw", "b 8:* r"] {
             assert_eq!(text.parse::<DeviceRule>().unwrap().to_string(), text);
         }
-        for bad in [
-            "",
-            "c",
-            "d 1:1 rwm",
-            "c 1 rwm",
-            "c 1:1 x",
-            "c 1:1 r w",
-            "c -1:1 r",
-            "c 1:99999999999 r",
-        ] {
+        for bad in ["", "c", "d 1:1 rwm", "c 1 rwm", "c 1:1 x", "c 1:1 r w", "c -1:1 r", "c 1:99999999999 r"] {
             assert!(bad.parse::<DeviceRule>().is_err(), "{bad}");
         }
     }

@@ -14,9 +14,7 @@ pub type Result<T, E = CgroupError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// There is no cgroup2 tree to work in.
-    #[error(
-        "no cgroup2 filesystem is mounted; mount one with `mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified`"
-    )]
+    #[error("no cgroup2 filesystem is mounted; mount one with `mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified`")]
     NoUnified,
     /// A name that can't be one of ours.
     #[error("{name:?} is not a control group name; it has to be like \"duet/c1\"")]
@@ -113,11 +111,7 @@ pub enum CgroupError {
 
 impl CgroupError {
     pub(super) fn io(action: &'static str, path: &Path, errno: Errno) -> Self {
-        Self::Io {
-            action,
-            path: path.to_owned(),
-            errno,
-        }
+        Self::Io { action, path: path.to_owned(), errno }
     }
 
     /// The kernel's error number, where the kernel was the one to refuse.

@@ -13,13 +13,8 @@ const SMALL: usize = 4096;
 
 /// Writes `value` in one write, as the kernel requires.
 pub(super) fn write(path: &Path, value: &str) -> Result<()> {
-    let refused = |errno| CgroupError::Write {
-        path: path.to_owned(),
-        value: value.to_owned(),
-        errno,
-    };
-    let file =
-        rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(refused)?;
+    let refused = |errno| CgroupError::Write { path: path.to_owned(), value: value.to_owned(), errno };
+    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(refused)?;
     rustix::io::retry_on_intr(|| rustix::io::write(&file, value.as_bytes())).map_err(refused)?;
     Ok(())
 }
@@ -36,11 +31,9 @@ pub(super) fn write_if_present(path: &Path, value: &str) -> Result<bool> {
 /// Reads a small file whole.
 pub(super) fn read(path: &Path) -> Result<String> {
     let failed = |errno| CgroupError::io("read", path, errno);
-    let file =
-        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
     let mut buffer = [0_u8; SMALL];
-    let length = rustix::io::retry_on_intr(|| rustix::io::pread(&file, &mut buffer[..], 0))
-        .map_err(failed)?;
+    let length = rustix::io::retry_on_intr(|| rustix::io::pread(&file, &mut buffer[..], 0)).map_err(failed)?;
     Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
@@ -55,12 +48,8 @@ pub(super) fn make_dir(path: &Path) -> Result<bool> {
 
 /// A handle on a directory that is good for `CLONE_INTO_CGROUP`, `openat` and BPF.
 pub(super) fn open_dir(path: &Path) -> Result<OwnedFd> {
-    rustix::fs::open(
-        path,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|errno| CgroupError::io("open", path, errno))
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| CgroupError::io("open", path, errno))
 }
 
 pub(super) fn chown(path: &Path, (uid, gid): (u32, u32)) -> Result<()> {
@@ -71,13 +60,8 @@ pub(super) fn chown(path: &Path, (uid, gid): (u32, u32)) -> Result<()> {
 
 /// The names of the groups directly below `dir`; none when it doesn't exist.
 pub(super) fn subdirectories(dir: &Path) -> Result<Vec<String>> {
-    let failed = |error: std::io::Error| {
-        CgroupError::io(
-            "list",
-            dir,
-            Errno::from_io_error(&error).unwrap_or(Errno::IO),
-        )
-    };
+    let failed =
+        |error: std::io::Error| CgroupError::io("list", dir, Errno::from_io_error(&error).unwrap_or(Errno::IO));
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -28,13 +28,7 @@ pub enum Controller {
 }
 
 impl Controller {
-    const ALL: [Self; 5] = [
-        Self::Cpu,
-        Self::CpuAcct,
-        Self::Cpuset,
-        Self::Memory,
-        Self::Pids,
-    ];
+    const ALL: [Self; 5] = [Self::Cpu, Self::CpuAcct, Self::Cpuset, Self::Memory, Self::Pids];
 
     /// The kernel's name for it.
     #[must_use]
@@ -103,13 +97,8 @@ impl Layout {
     /// [`CgroupError::NoUnified`] when no cgroup2 tree is mounted; otherwise what reading failed with.
     pub fn detect() -> Result<Self> {
         let path = Path::new("/proc/self/mountinfo");
-        let table = std::fs::read_to_string(path).map_err(|error| {
-            CgroupError::io(
-                "read",
-                path,
-                Errno::from_io_error(&error).unwrap_or(Errno::IO),
-            )
-        })?;
+        let table = std::fs::read_to_string(path)
+            .map_err(|error| CgroupError::io("read", path, Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
         Self::from_mounts(&parse_mountinfo(&table))
     }
 
@@ -121,24 +110,13 @@ impl Layout {
                 .iter()
                 .copied()
                 .filter(|mount| wanted(mount))
-                .min_by_key(|mount| {
-                    (
-                        !mount.point.starts_with("/sys/fs/cgroup"),
-                        mount.point.as_os_str().len(),
-                    )
-                })
+                .min_by_key(|mount| (!mount.point.starts_with("/sys/fs/cgroup"), mount.point.as_os_str().len()))
         };
-        let unified = best(&|mount| mount.controllers.is_none())
-            .ok_or(CgroupError::NoUnified)?
-            .point
-            .clone();
+        let unified = best(&|mount| mount.controllers.is_none()).ok_or(CgroupError::NoUnified)?.point.clone();
         let mut v1: Vec<(PathBuf, Vec<Controller>)> = Vec::new();
         for controller in Controller::ALL {
             let holds = |mount: &CgroupMount| {
-                mount
-                    .controllers
-                    .as_ref()
-                    .is_some_and(|names| names.iter().any(|name| name == controller.name()))
+                mount.controllers.as_ref().is_some_and(|names| names.iter().any(|name| name == controller.name()))
             };
             let Some(mount) = best(&holds) else { continue };
             match v1.iter_mut().find(|(point, _)| *point == mount.point) {
@@ -175,11 +153,7 @@ impl Layout {
     /// Which kind of host this is.
     #[must_use]
     pub fn mode(&self) -> Mode {
-        if self.v1.is_empty() {
-            Mode::Pure
-        } else {
-            Mode::Hybrid
-        }
+        if self.v1.is_empty() { Mode::Pure } else { Mode::Hybrid }
     }
 
     /// Where the cgroup2 tree is mounted.
@@ -194,9 +168,7 @@ impl Layout {
         if let Some((root, _)) = self.v1.iter().find(|(_, held)| held.contains(&controller)) {
             return Some(Place::V1(root.clone()));
         }
-        self.v2
-            .contains(&controller)
-            .then(|| Place::V2(self.unified.clone()))
+        self.v2.contains(&controller).then(|| Place::V2(self.unified.clone()))
     }
 
     /// The CPUs that an instance can be given: those online, and allowed to this cgroup tree.
@@ -281,9 +253,7 @@ fn delegated_files(offered: &[&str]) -> Vec<String> {
             // Pressure files exist without a controller; other prefixes are controllers.
             file.starts_with("cgroup.")
                 || file.ends_with(".pressure")
-                || file
-                    .split_once('.')
-                    .is_some_and(|(controller, _)| offered.contains(&controller))
+                || file.split_once('.').is_some_and(|(controller, _)| offered.contains(&controller))
         })
         .map(str::to_owned)
         .collect()
@@ -324,11 +294,7 @@ fn parse_mount(line: &str) -> Option<CgroupMount> {
         "cgroup" => Some(fields.nth(1)?.split(',').map(str::to_owned).collect()),
         _ => return None,
     };
-    Some(CgroupMount {
-        point,
-        device: (major.parse().ok()?, minor.parse().ok()?),
-        controllers,
-    })
+    Some(CgroupMount { point, device: (major.parse().ok()?, minor.parse().ok()?), controllers })
 }
 
 /// Undoes the octal escapes that the kernel uses for space, tab, newline and backslash.
@@ -338,13 +304,8 @@ fn unescape(text: &str) -> PathBuf {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let octal = bytes
-            .get(at + 1..at + 4)
-            .and_then(|digits| std::str::from_utf8(digits).ok());
-        match (
-            bytes[at],
-            octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()),
-        ) {
+        let octal = bytes.get(at + 1..at + 4).and_then(|digits| std::str::from_utf8(digits).ok());
+        match (bytes[at], octal.and_then(|digits| u8::from_str_radix(digits, 8).ok())) {
             (b'\\', Some(byte)) => {
                 out.push(byte);
                 at += 4;

@@ -58,7 +58,8 @@ pub enum Swap {
 }
 
 impl CpuAllowance {
-    const FORMS: &str = "a CPU allowance: either a share like \"50%\" or a quota like \"25ms/100ms\" (each from 1ms to 1000ms)";
+    const FORMS: &str =
+        "a CPU allowance: either a share like \"50%\" or a quota like \"25ms/100ms\" (each from 1ms to 1000ms)";
 
     /// The smallest and largest period and quota in milliseconds that the scheduler takes
     /// (`kernel/sched/core.c`, `tg_set_cfs_bandwidth`: 1 ms to 1 s; a quota may exceed its period on several CPUs).
@@ -69,32 +70,19 @@ impl FromStr for CpuAllowance {
     type Err = CgroupError;
 
     fn from_str(value: &str) -> Result<Self> {
-        let bad = || CgroupError::BadValue {
-            value: value.to_owned(),
-            expected: Self::FORMS,
-        };
+        let bad = || CgroupError::BadValue { value: value.to_owned(), expected: Self::FORMS };
         if let Some(percent) = value.strip_suffix('%') {
             let percent: u32 = percent.parse().map_err(|_| bad())?;
-            return if (1..=100).contains(&percent) {
-                Ok(Self::Share(percent))
-            } else {
-                Err(bad())
-            };
+            return if (1..=100).contains(&percent) { Ok(Self::Share(percent)) } else { Err(bad()) };
         }
-        let milliseconds = |text: &str| {
-            text.strip_suffix("ms")
-                .and_then(|number| number.parse::<u64>().ok())
-        };
+        let milliseconds = |text: &str| text.strip_suffix("ms").and_then(|number| number.parse::<u64>().ok());
         let (quota, period) = value.split_once('/').ok_or_else(bad)?;
         let quota = milliseconds(quota.trim()).ok_or_else(bad)?;
         let period = milliseconds(period.trim()).ok_or_else(bad)?;
         if quota == 0 || quota > 1_000_000 || !Self::PERIOD_MS.contains(&period) {
             return Err(bad());
         }
-        Ok(Self::Quota {
-            quota_us: quota * 1000,
-            period_us: period * 1000,
-        })
+        Ok(Self::Quota { quota_us: quota * 1000, period_us: period * 1000 })
     }
 }
 
@@ -121,10 +109,7 @@ impl Limits {
     /// Quota and period in microseconds, where there is a hard allowance.
     pub(super) fn quota(&self) -> Option<(u64, u64)> {
         match self.cpu_allowance {
-            Some(CpuAllowance::Quota {
-                quota_us,
-                period_us,
-            }) => Some((quota_us, period_us)),
+            Some(CpuAllowance::Quota { quota_us, period_us }) => Some((quota_us, period_us)),
             Some(CpuAllowance::Share(_)) | None => None,
         }
     }
@@ -136,31 +121,13 @@ mod tests {
 
     #[test]
     fn allowances() {
-        assert_eq!(
-            "50%".parse::<CpuAllowance>().unwrap(),
-            CpuAllowance::Share(50)
-        );
+        assert_eq!("50%".parse::<CpuAllowance>().unwrap(), CpuAllowance::Share(50));
         assert_eq!(
             "25ms/100ms".parse::<CpuAllowance>().unwrap(),
-            CpuAllowance::Quota {
-                quota_us: 25_000,
-                period_us: 100_000
-            }
+            CpuAllowance::Quota { quota_us: 25_000, period_us: 100_000 }
         );
-        for bad in [
-            "",
-            "%",
-            "0%",
-            "101%",
-            "-1%",
-            "25",
-            "25/100",
-            "25ms",
-            "0ms/100ms",
-            "5ms/0ms",
-            "5ms/2000ms",
-            "ms/ms",
-        ] {
+        for bad in ["", "%", "0%", "101%", "-1%", "25", "25/100", "25ms", "0ms/100ms", "5ms/0ms", "5ms/2000ms", "ms/ms"]
+        {
             assert!(bad.parse::<CpuAllowance>().is_err(), "{bad}");
         }
     }

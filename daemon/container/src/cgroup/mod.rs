@@ -89,9 +89,7 @@ impl Cgroup {
         let cgroup = Self::open(layout, name)?;
         if !cgroup.make_unified()? {
             if cgroup.is_populated()? {
-                return Err(CgroupError::InUse {
-                    name: name.to_owned(),
-                });
+                return Err(CgroupError::InUse { name: name.to_owned() });
             }
             cgroup.destroy(Instant::now() + LEFTOVER_DEADLINE)?;
             cgroup.make_unified()?;
@@ -108,10 +106,7 @@ impl Cgroup {
             Ok(()) => Ok(cgroup),
             Err(cause) => match cgroup.destroy(Instant::now() + LEFTOVER_DEADLINE) {
                 Ok(()) => Err(cause),
-                Err(cleanup) => Err(CgroupError::Cleanup {
-                    cause: Box::new(cause),
-                    cleanup: Box::new(cleanup),
-                }),
+                Err(cleanup) => Err(CgroupError::Cleanup { cause: Box::new(cause), cleanup: Box::new(cleanup) }),
             },
         }
     }
@@ -122,10 +117,7 @@ impl Cgroup {
     /// [`CgroupError::BadName`] when it isn't `<slice>/<instance>`.
     pub fn open(layout: &Arc<Layout>, name: &str) -> Result<Self> {
         check_name(name)?;
-        Ok(Self {
-            layout: Arc::clone(layout),
-            name: name.to_owned(),
-        })
+        Ok(Self { layout: Arc::clone(layout), name: name.to_owned() })
     }
 
     /// The names `<slice>/<instance>` that exist below `slice` in any hierarchy, for the sweep of leftovers.
@@ -172,10 +164,7 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::NoController`] when this host doesn't offer it.
     pub fn dir_of(&self, controller: Controller) -> Result<Place> {
-        self.layout
-            .place(controller)
-            .map(|root| root.join(&self.name))
-            .ok_or(CgroupError::NoController { controller })
+        self.layout.place(controller).map(|root| root.join(&self.name)).ok_or(CgroupError::NoController { controller })
     }
 
     /// The payload group, for `CLONE_INTO_CGROUP` of the container's init.
@@ -193,10 +182,7 @@ impl Cgroup {
     /// What the kernel said.
     pub fn exec_fd(&self, owner: (u32, u32)) -> Result<OwnedFd> {
         let payload = self.unified().join(PAYLOAD);
-        if io::read(&payload.join("cgroup.subtree_control"))?
-            .trim()
-            .is_empty()
-        {
+        if io::read(&payload.join("cgroup.subtree_control"))?.trim().is_empty() {
             return io::open_dir(&payload);
         }
         let leaf = self.unified().join(EXEC_LEAF);
@@ -338,9 +324,7 @@ impl Cgroup {
     }
 
     fn slice(&self) -> &str {
-        self.name
-            .split_once('/')
-            .map_or(self.name.as_str(), |(slice, _)| slice)
+        self.name.split_once('/').map_or(self.name.as_str(), |(slice, _)| slice)
     }
 }
 
@@ -350,17 +334,11 @@ fn check_name(name: &str) -> Result<()> {
         !part.is_empty()
             && part.len() <= 200
             && !part.starts_with('.')
-            && part
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
     };
     match name.split_once('/') {
-        Some((slice, instance)) if slice.starts_with("duet") && plain(slice) && plain(instance) => {
-            Ok(())
-        }
-        _ => Err(CgroupError::BadName {
-            name: name.to_owned(),
-        }),
+        Some((slice, instance)) if slice.starts_with("duet") && plain(slice) && plain(instance) => Ok(()),
+        _ => Err(CgroupError::BadName { name: name.to_owned() }),
     }
 }
 
@@ -373,18 +351,9 @@ mod tests {
         for good in ["duet/c1", "duet-1a2b3c4d/web_1", "duet/a.b"] {
             assert!(check_name(good).is_ok(), "{good}");
         }
-        for bad in [
-            "",
-            "duet",
-            "duet/",
-            "duet/..",
-            "duet/.",
-            "docker/c1",
-            "duet/a/b",
-            "/duet/c1",
-            "duet/a b",
-            "duet/\0",
-        ] {
+        for bad in
+            ["", "duet", "duet/", "duet/..", "duet/.", "docker/c1", "duet/a/b", "/duet/c1", "duet/a b", "duet/\0"]
+        {
             assert!(check_name(bad).is_err(), "{bad}");
         }
     }

@@ -27,17 +27,12 @@ pub(super) fn remove_tree(path: &Path, deadline: Instant) -> Result<()> {
             Err(Errno::BUSY | Errno::NOTEMPTY) => {}
             Err(errno) => return Err(CgroupError::io("remove", path, errno)),
         }
-        let removed = remove_children(path)
-            .map_err(|errno| CgroupError::io("remove the groups below", path, errno))?;
+        let removed = remove_children(path).map_err(|errno| CgroupError::io("remove the groups below", path, errno))?;
         if removed {
             continue;
         }
         if Instant::now() >= deadline {
-            return Err(CgroupError::Timeout {
-                path: path.to_owned(),
-                state: "removable",
-                waited: started.elapsed(),
-            });
+            return Err(CgroupError::Timeout { path: path.to_owned(), state: "removable", waited: started.elapsed() });
         }
         pause(RETRY);
     }
@@ -58,18 +53,16 @@ fn remove_children(path: &Path) -> rustix::io::Result<bool> {
             Some(child) => match unlinkat(&here, &child, AtFlags::REMOVEDIR) {
                 Ok(()) => removed = true,
                 Err(Errno::NOENT) => {}
-                Err(Errno::BUSY | Errno::NOTEMPTY) => {
-                    match openat(&here, &child, DIRECTORY, Mode::empty()) {
-                        Ok(below) if first_child(&below, 0)?.is_some() => {
-                            here = below;
-                            depth += 1;
-                            stuck.push(0);
-                        }
-                        Ok(_) => stuck[depth] += 1,
-                        Err(Errno::NOENT) => {}
-                        Err(errno) => return Err(errno),
+                Err(Errno::BUSY | Errno::NOTEMPTY) => match openat(&here, &child, DIRECTORY, Mode::empty()) {
+                    Ok(below) if first_child(&below, 0)?.is_some() => {
+                        here = below;
+                        depth += 1;
+                        stuck.push(0);
                     }
-                }
+                    Ok(_) => stuck[depth] += 1,
+                    Err(Errno::NOENT) => {}
+                    Err(errno) => return Err(errno),
+                },
                 Err(errno) => return Err(errno),
             },
             None if depth == 0 => return Ok(removed),
@@ -85,10 +78,7 @@ fn remove_children(path: &Path) -> rustix::io::Result<bool> {
     }
 }
 
-const DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::CLOEXEC)
-    .union(OFlags::NOFOLLOW);
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
 /// The subdirectory after the first `skip` ones.
 fn first_child(dir: &OwnedFd, skip: usize) -> rustix::io::Result<Option<std::ffi::CString>> {
@@ -108,10 +98,7 @@ fn first_child(dir: &OwnedFd, skip: usize) -> rustix::io::Result<Option<std::ffi
 }
 
 fn pause(time: Duration) {
-    let timeout = Timespec {
-        tv_sec: 0,
-        tv_nsec: time.subsec_nanos().into(),
-    };
+    let timeout = Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().into() };
     // Being woken early by a signal only means another attempt.
     let _ = poll(&mut [], Some(&timeout));
 }

@@ -62,24 +62,14 @@ impl Cgroup {
         }
     }
 
-    fn wait_event(
-        &self,
-        key: &'static str,
-        wanted: bool,
-        state: &'static str,
-        deadline: Instant,
-    ) -> Result<()> {
+    fn wait_event(&self, key: &'static str, wanted: bool, state: &'static str, deadline: Instant) -> Result<()> {
         let started = Instant::now();
         let events = Events::open(self)?;
         // The value is read after the file was opened and before each poll, so no change can fall between.
         while events.value(key)? != wanted {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(CgroupError::Timeout {
-                    path: self.unified(),
-                    state,
-                    waited: started.elapsed(),
-                });
+                return Err(CgroupError::Timeout { path: self.unified(), state, waited: started.elapsed() });
             }
             events.wait(left)?;
         }
@@ -104,9 +94,8 @@ impl Events {
     /// The value of the line `<key> 0|1`.
     fn value(&self, key: &str) -> Result<bool> {
         let mut buffer = [0_u8; 256];
-        let length =
-            rustix::io::retry_on_intr(|| rustix::io::pread(&self.file, &mut buffer[..], 0))
-                .map_err(|errno| CgroupError::io("read", &self.path, errno))?;
+        let length = rustix::io::retry_on_intr(|| rustix::io::pread(&self.file, &mut buffer[..], 0))
+            .map_err(|errno| CgroupError::io("read", &self.path, errno))?;
         let text = String::from_utf8_lossy(&buffer[..length]);
         text.lines()
             .filter_map(|line| line.split_once(' '))
@@ -119,14 +108,8 @@ impl Events {
     }
 
     fn wait(&self, left: Duration) -> Result<()> {
-        let timeout = Timespec {
-            tv_sec: left.as_secs().cast_signed(),
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        match poll(
-            &mut [PollFd::new(&self.file, PollFlags::PRI)],
-            Some(&timeout),
-        ) {
+        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&self.file, PollFlags::PRI)], Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(errno) => Err(CgroupError::io("wait for", &self.path, errno)),
         }

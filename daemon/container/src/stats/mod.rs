@@ -113,10 +113,9 @@ impl Reader {
             Place::V2(dir) => File::open(&dir, "cpu.stat")?,
         };
         let cpu_quota = match cgroup.dir_of(Controller::Cpu) {
-            Ok(Place::V1(dir)) => Quota::V1(
-                File::open(&dir, "cpu.cfs_quota_us")?,
-                File::open(&dir, "cpu.cfs_period_us")?,
-            ),
+            Ok(Place::V1(dir)) => {
+                Quota::V1(File::open(&dir, "cpu.cfs_quota_us")?, File::open(&dir, "cpu.cfs_period_us")?)
+            }
             Ok(Place::V2(dir)) => Quota::V2(File::open(&dir, "cpu.max")?),
             Err(_) => Quota::Unknown,
         };
@@ -133,14 +132,7 @@ impl Reader {
             Ok(Place::V1(dir) | Place::V2(dir)) => Some(File::open(&dir, "pids.current")?),
             Err(_) => None,
         };
-        Ok(Self {
-            cgroup: cgroup.clone(),
-            cpu_used,
-            cpu_quota,
-            cpus,
-            memory,
-            processes,
-        })
+        Ok(Self { cgroup: cgroup.clone(), cpu_used, cpu_quota, cpus, memory, processes })
     }
 
     /// The usage now.
@@ -149,10 +141,7 @@ impl Reader {
     /// What reading failed with; `ENODEV` when the container's group is gone.
     pub fn read(&self) -> Result<Usage> {
         Ok(Usage {
-            cpu: CpuUsage {
-                used_ns: self.cpu_used_ns()?,
-                allocated_ns: self.cpu_allocated_ns()?,
-            },
+            cpu: CpuUsage { used_ns: self.cpu_used_ns()?, allocated_ns: self.cpu_allocated_ns()? },
             memory: self.memory.as_ref().map(MemoryFiles::read).transpose()?,
             processes: match &self.processes {
                 Some(file) => file.number()?,
@@ -180,24 +169,16 @@ impl Reader {
         let mut buffer = Buffer::default();
         let (quota, period) = match &self.cpu_quota {
             Quota::V2(file) => match file.read(&mut buffer)?.trim().split_once(' ') {
-                Some((quota, period)) => (
-                    quota.parse::<u64>().ok(),
-                    period.parse::<u64>().unwrap_or(0),
-                ),
+                Some((quota, period)) => (quota.parse::<u64>().ok(), period.parse::<u64>().unwrap_or(0)),
                 None => (None, 0),
             },
             // "-1" for none, which isn't a number for us.
-            Quota::V1(quota, period) => (
-                quota.read(&mut buffer)?.trim().parse::<u64>().ok(),
-                period.number()?,
-            ),
+            Quota::V1(quota, period) => (quota.read(&mut buffer)?.trim().parse::<u64>().ok(), period.number()?),
             Quota::Unknown => (None, 0),
         };
         let all = cpus.saturating_mul(SECOND);
         Ok(match quota {
-            Some(quota) if period > 0 => {
-                all.min((u128::from(quota) * u128::from(SECOND) / u128::from(period)) as u64)
-            }
+            Some(quota) if period > 0 => all.min((u128::from(quota) * u128::from(SECOND) / u128::from(period)) as u64),
             _ => all,
         })
     }
@@ -234,17 +215,10 @@ impl MemoryFiles {
         let current = self.current.number()?;
         let mut buffer = Buffer::default();
         let stat = self.stat.read(&mut buffer)?;
-        let names = if self.v1 {
-            ["total_inactive_file", "total_active_file"]
-        } else {
-            ["inactive_file", "active_file"]
-        };
+        let names =
+            if self.v1 { ["total_inactive_file", "total_active_file"] } else { ["inactive_file", "active_file"] };
         // The counters lag behind the charge by per-CPU batches, so their sum can pass it for a moment.
-        let cache = names
-            .iter()
-            .filter_map(|name| field(stat, name))
-            .sum::<u64>()
-            .min(current);
+        let cache = names.iter().filter_map(|name| field(stat, name)).sum::<u64>().min(current);
         let mut limit = field(stat, "hierarchical_memory_limit").filter(|_| self.v1);
         let mut swap = field(stat, "total_swap").filter(|_| self.v1);
         if let Some(file) = &self.limit {
@@ -278,27 +252,16 @@ fn host_memory() -> u64 {
     static TOTAL: OnceLock<u64> = OnceLock::new();
     *TOTAL.get_or_init(|| {
         let table = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let kibibytes = table.lines().find_map(|line| {
-            line.strip_prefix("MemTotal:")?
-                .trim()
-                .strip_suffix("kB")?
-                .trim()
-                .parse::<u64>()
-                .ok()
-        });
+        let kibibytes = table
+            .lines()
+            .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
         kibibytes.map_or(u64::MAX, |kibibytes| kibibytes * 1024)
     })
 }
 
 /// The number in the line `<name> <number>`.
 fn field(text: &str, name: &str) -> Option<u64> {
-    text.lines().find_map(|line| {
-        line.strip_prefix(name)?
-            .strip_prefix(' ')?
-            .trim()
-            .parse()
-            .ok()
-    })
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 /// Enough for `memory.stat`, the longest of them.
@@ -322,11 +285,7 @@ impl File {
         let path = dir.join(name).into_boxed_path();
         match rustix::fs::open(&*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
             Ok(fd) => Ok(Self { fd, path }),
-            Err(errno) => Err(CgroupError::Io {
-                action: "open",
-                path: path.into(),
-                errno,
-            }),
+            Err(errno) => Err(CgroupError::Io { action: "open", path: path.into(), errno }),
         }
     }
 
@@ -339,13 +298,8 @@ impl File {
     }
 
     fn read<'a>(&self, buffer: &'a mut Buffer) -> Result<&'a str> {
-        let length =
-            rustix::io::retry_on_intr(|| rustix::io::pread(&self.fd, &mut buffer.0[..], 0))
-                .map_err(|errno| CgroupError::Io {
-                    action: "read",
-                    path: self.path.clone().into(),
-                    errno,
-                })?;
+        let length = rustix::io::retry_on_intr(|| rustix::io::pread(&self.fd, &mut buffer.0[..], 0))
+            .map_err(|errno| CgroupError::Io { action: "read", path: self.path.clone().into(), errno })?;
         // They are ASCII; whatever is not would fail to be a number below.
         Ok(std::str::from_utf8(&buffer.0[..length]).unwrap_or_default())
     }

@@ -14,11 +14,7 @@ const MAX_GROUPS: usize = 4096;
 const MAX_DEPTH: usize = 32;
 
 pub(super) fn count(dir: &Path) -> Result<u64> {
-    let failed = |errno| CgroupError::Io {
-        action: "count the processes in",
-        path: dir.to_owned(),
-        errno,
-    };
+    let failed = |errno| CgroupError::Io { action: "count the processes in", path: dir.to_owned(), errno };
     let root = rustix::fs::open(dir, FLAGS | OFlags::DIRECTORY, Mode::empty()).map_err(failed)?;
     let mut groups = 0;
     let mut total = 0;
@@ -39,9 +35,7 @@ pub(super) fn count(dir: &Path) -> Result<u64> {
         let fd = here.fd().map_err(failed)?;
         if name.to_bytes() == b"cgroup.procs" {
             total += lines(fd).or_else(gone).map_err(failed)?;
-        } else if entry.file_type() == FileType::Directory
-            && !matches!(name.to_bytes(), b"." | b"..")
-        {
+        } else if entry.file_type() == FileType::Directory && !matches!(name.to_bytes(), b"." | b"..") {
             groups += 1;
             if groups > MAX_GROUPS || depth >= MAX_DEPTH {
                 continue;
@@ -56,9 +50,7 @@ pub(super) fn count(dir: &Path) -> Result<u64> {
     }
 }
 
-const FLAGS: OFlags = OFlags::RDONLY
-    .union(OFlags::CLOEXEC)
-    .union(OFlags::NOFOLLOW);
+const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
 /// A group that was removed in between, or is threaded and lists no processes, has none.
 fn gone(errno: Errno) -> rustix::io::Result<u64> {
@@ -77,9 +69,6 @@ fn lines(group: impl std::os::fd::AsFd) -> rustix::io::Result<u64> {
         if length == 0 {
             return Ok(count);
         }
-        count += buffer[..length]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count() as u64;
+        count += buffer[..length].iter().filter(|byte| **byte == b'\n').count() as u64;
     }
 }

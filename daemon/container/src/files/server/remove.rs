@@ -1,0 +1,201 @@
+//! Removing a tree, while its owner may do to it whatever he likes.
+//!
+//! The walk goes down by descriptors, one name at a time, never through a link and never into something mounted. It holds
+//! a window of directories open, the deepest ones, so that no nesting exhausts descriptors; the way back to one further up is
+//! `..`, believed only if it is the very directory that the walk came through. What the container moves away in the
+//! meantime isn't removed; nothing outside of the tree ever is.
+//!
+//! Work is cut into slices, each of which removes something, so that the client can give up in between and no answer takes
+//! long. A slice remembers nothing: what it removed is gone.
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, Dir, FileType, OFlags, fstat, unlinkat};
+use rustix::io::Errno;
+
+use super::resolve::{Place, open_child};
+use super::{Failure, Outcome};
+use crate::files::protocol::FailureKind;
+
+/// After this a slice ends, if it has removed anything.
+const SLICE: Duration = Duration::from_millis(500);
+
+/// How many directories are held open. Each costs a descriptor and a buffer.
+const WINDOW: usize = 32;
+
+/// How deep a slice goes below its own start. Beyond, what is down there is removed on its own, as a tree of its own.
+const MAX_DEPTH: usize = 50_000;
+
+/// How often a directory is read again because it wasn't empty after all was removed from it.
+const PASSES: u32 = 16;
+
+/// What a slice has done.
+pub(super) struct Removed {
+    pub count: u64,
+    pub done: bool,
+}
+
+/// Removes what `place` names, with all below if it is a directory.
+pub(super) fn remove_tree(place: &Place) -> Outcome<Removed> {
+    let mut walk = Walk { frames: Vec::new(), count: 0, until: Instant::now() + SLICE, cut: false };
+    match unlinkat(&place.parent, &place.name, AtFlags::empty()) {
+        Ok(()) => return Ok(Removed { count: 1, done: true }),
+        // POSIX says EPERM for a directory, Linux EISDIR; a read-only or immutable one answers the same below.
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    match open_dir(&place.parent, &place.name) {
+        Ok(dir) => walk.push(dir, place.name.clone())?,
+        Err(Errno::NOENT) => return Ok(Removed { count: 0, done: true }),
+        Err(Errno::XDEV) => return Err(Failure::of(FailureKind::MountPoint)),
+        Err(errno) => return Err(errno.into()),
+    }
+    if !walk.run()? {
+        return Ok(Removed { count: walk.count, done: false });
+    }
+    match unlinkat(&place.parent, &place.name, AtFlags::REMOVEDIR) {
+        Ok(()) => Ok(Removed { count: walk.count + 1, done: true }),
+        Err(Errno::NOENT) => Ok(Removed { count: walk.count, done: true }),
+        // Filled again since.
+        Err(Errno::NOTEMPTY | Errno::EXIST) if walk.count > 0 => Ok(Removed { count: walk.count, done: false }),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn open_dir(parent: impl std::os::fd::AsFd, name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
+    open_child(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK)
+}
+
+/// A directory on the way down.
+struct Frame {
+    /// Its name in the directory before it.
+    name: CString,
+    identity: (u64, u64),
+    /// Its entries; `None` outside of the window.
+    dir: Option<Dir>,
+    passes: u32,
+}
+
+struct Walk {
+    frames: Vec<Frame>,
+    count: u64,
+    until: Instant,
+    /// The frames begin somewhere within the tree, because it is too deep for one slice.
+    cut: bool,
+}
+
+impl Walk {
+    /// Empties the first frame's directory. False when the slice is over before that.
+    fn run(&mut self) -> Outcome<bool> {
+        loop {
+            if self.count > 0 && Instant::now() >= self.until {
+                return Ok(false);
+            }
+            let Some(frame) = self.frames.last_mut() else { return Ok(!self.cut) };
+            // The last frame is always within the window.
+            let Some(dir) = frame.dir.as_mut() else { return Err(Failure::of(FailureKind::Changed)) };
+            match dir.read() {
+                Some(entry) => {
+                    let entry = entry?;
+                    let name = entry.file_name();
+                    if matches!(name.to_bytes(), b"." | b"..") {
+                        continue;
+                    }
+                    let name = name.to_owned();
+                    self.remove_entry(name, entry.file_type() == FileType::Directory)?;
+                }
+                None => self.leave()?,
+            }
+        }
+    }
+
+    /// Removes a name from the last directory, or goes down into it.
+    fn remove_entry(&mut self, name: CString, looks_like_directory: bool) -> Outcome<()> {
+        let Some(Frame { dir: Some(dir), .. }) = self.frames.last() else {
+            return Err(Failure::of(FailureKind::Changed));
+        };
+        let here = dir.fd()?;
+        if !looks_like_directory {
+            match unlinkat(here, &name, AtFlags::empty()) {
+                Ok(()) => {
+                    self.count += 1;
+                    return Ok(());
+                }
+                Err(Errno::NOENT) => return Ok(()),
+                Err(Errno::ISDIR | Errno::PERM) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        match open_dir(here, &name) {
+            Ok(below) => self.push(below, name),
+            Err(Errno::NOENT) => Ok(()),
+            Err(Errno::XDEV) => Err(Failure::of(FailureKind::MountPoint)),
+            // It was a directory when it was read and is something else now.
+            Err(Errno::NOTDIR | Errno::LOOP) => match unlinkat(here, &name, AtFlags::empty()) {
+                Ok(()) => {
+                    self.count += 1;
+                    Ok(())
+                }
+                Err(Errno::NOENT) => Ok(()),
+                Err(errno) => Err(errno.into()),
+            },
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn push(&mut self, dir: OwnedFd, name: CString) -> Outcome<()> {
+        if self.frames.len() >= MAX_DEPTH {
+            self.frames.clear();
+            self.cut = true;
+        }
+        let identity = identity(&dir)?;
+        self.frames.push(Frame { name, identity, dir: Some(Dir::new(dir)?), passes: 0 });
+        if let Some(outside) = self.frames.len().checked_sub(WINDOW + 1) {
+            self.frames[outside].dir = None;
+        }
+        Ok(())
+    }
+
+    /// Goes up from a directory that has been read to its end, and removes it.
+    fn leave(&mut self) -> Outcome<()> {
+        let Some(left) = self.frames.pop() else { return Ok(()) };
+        let Some(above) = self.frames.last_mut() else { return Ok(()) };
+        if above.dir.is_none() {
+            let below = left.dir.as_ref().ok_or_else(|| Failure::of(FailureKind::Changed))?;
+            // Not BENEATH, naturally; so the identity has to tell.
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let parent = rustix::fs::openat(below.fd()?, c"..", flags, rustix::fs::Mode::empty())?;
+            if identity(&parent)? != above.identity {
+                return Err(Failure::of(FailureKind::Changed));
+            }
+            above.dir = Some(Dir::new(parent)?);
+        }
+        let parent = above.dir.as_ref().ok_or_else(|| Failure::of(FailureKind::Changed))?.fd()?;
+        match unlinkat(parent, &left.name, AtFlags::REMOVEDIR) {
+            Ok(()) => {
+                self.count += 1;
+                Ok(())
+            }
+            // It was moved away, or replaced by what the next reading finds.
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
+            // A filesystem may skip entries while others are being removed; and the container may add some.
+            Err(Errno::NOTEMPTY | Errno::EXIST) if left.passes < PASSES => {
+                let mut again = left;
+                again.passes += 1;
+                if let Some(dir) = again.dir.as_mut() {
+                    dir.rewind();
+                }
+                self.frames.push(again);
+                Ok(())
+            }
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+fn identity(dir: &OwnedFd) -> Result<(u64, u64), Errno> {
+    let found = fstat(dir)?;
+    Ok((found.st_dev, found.st_ino))
+}
