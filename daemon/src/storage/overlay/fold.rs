@@ -210,7 +210,11 @@ impl Job<'_> {
     }
 
     fn failed(&self, directory: &Directory, action: &'static str, source: Errno) -> Error {
-        Error::io(action, self.shown(directory))(source)
+        let Part { layer, path } = &directory.parts[0];
+        match source {
+            Errno::NAMETOOLONG => self.lookup.unfoldable(*layer, path, "a path longer than the kernel takes"),
+            source => Error::io(action, self.shown(directory))(source),
+        }
     }
 
     fn shown(&self, directory: &Directory) -> PathBuf {

@@ -10,7 +10,7 @@ use super::super::overlay::Overlay;
 use super::super::{Activity, Error, LayerId, Snapshot};
 use super::model::{Change, apply, change, model};
 use super::tree::capture;
-use super::{Fixture, keep};
+use super::{Fixture, cases, keep};
 
 /// Compares a chain with the same chain in which a run of layers is folded.
 fn check(fixture: &Fixture, snapshot: &Snapshot, run: std::ops::Range<usize>) {
@@ -41,7 +41,7 @@ fn chain(fixture: &Fixture, layers: &[Vec<Change>]) -> Snapshot {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(48), max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_run_of_layers_folds_to_the_same(layers in vec(vec(change(), 1..10), 2..6)) {

@@ -108,6 +108,11 @@ impl Mounted {
     }
 }
 
+/// How many cases a property is tried with; `PROPTEST_CASES` asks for more.
+fn cases(usual: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(usual)
+}
+
 fn fingerprint(digit: char) -> Fingerprint {
     digit.to_string().repeat(64).parse().unwrap()
 }

@@ -14,6 +14,9 @@ use rustix::io::Errno;
 
 use crate::storage::{Error, LayerId, Result};
 
+/// Bytes of a path that are shown.
+const SHOWN_PATH: usize = 512;
+
 /// The frozen layers, top-most first.
 pub(super) struct Lookup<'a> {
     pub(super) layers: &'a [(LayerId, BorrowedFd<'a>)],
@@ -217,7 +220,7 @@ impl Lookup<'_> {
         Ok(Single::Directory)
     }
 
-    fn unfoldable(&self, layer: usize, path: &[u8], reason: &'static str) -> Error {
+    pub(super) fn unfoldable(&self, layer: usize, path: &[u8], reason: &'static str) -> Error {
         Error::Unfoldable {
             layer: self.layers[layer].0,
             path: path_of(path),
@@ -276,9 +279,9 @@ pub(super) fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
     }
 }
 
-/// For messages.
+/// For messages: a path, cut when absurdly long.
 pub(super) fn path_of(path: &[u8]) -> PathBuf {
-    PathBuf::from(OsStr::from_bytes(path))
+    PathBuf::from(OsStr::from_bytes(&path[..path.len().min(SHOWN_PATH)]))
 }
 
 /// Opens a directory below another; no component of the path is a link.
