@@ -146,42 +146,21 @@ pub enum ImageError {
 
 impl ImageError {
     pub(crate) fn refused(entry: impl Into<String>, reason: impl Into<String>) -> Self {
-        ImageError::Refused {
-            entry: entry.into(),
-            reason: reason.into(),
-        }
+        ImageError::Refused { entry: entry.into(), reason: reason.into() }
     }
 
-    pub(crate) fn file(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-        source: impl Into<io::Error>,
-    ) -> Self {
-        ImageError::File {
-            action,
-            path: path.into(),
-            source: source.into(),
-        }
+    pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
+        ImageError::File { action, path: path.into(), source: source.into() }
     }
 
-    pub(crate) fn entry(
-        action: &'static str,
-        entry: impl Into<String>,
-        source: impl Into<io::Error>,
-    ) -> Self {
-        ImageError::Entry {
-            action,
-            entry: entry.into(),
-            source: source.into(),
-        }
+    pub(crate) fn entry(action: &'static str, entry: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        ImageError::Entry { action, entry: entry.into(), source: source.into() }
     }
 
     /// Sorts a failed read of image bytes: an early end is told apart from everything else.
     pub(crate) fn read(source: io::Error, within: impl Into<String>) -> Self {
         if source.kind() == io::ErrorKind::UnexpectedEof {
-            ImageError::Truncated {
-                within: within.into(),
-            }
+            ImageError::Truncated { within: within.into() }
         } else {
             ImageError::Read(source)
         }

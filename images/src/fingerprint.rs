@@ -16,11 +16,7 @@ use crate::{ImageError, Result};
 ///
 /// # Errors
 /// When a file cannot be opened or read, or the observer cancels.
-pub fn fingerprint(
-    meta: &Path,
-    rootfs: Option<&Path>,
-    observer: &mut Observer<'_>,
-) -> Result<String> {
+pub fn fingerprint(meta: &Path, rootfs: Option<&Path>, observer: &mut Observer<'_>) -> Result<String> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 1 << 20];
     let files: Vec<&Path> = std::iter::once(meta).chain(rootfs).collect();
@@ -28,10 +24,7 @@ pub fn fingerprint(
     let mut open = Vec::with_capacity(files.len());
     for path in files {
         let file = File::open(path).map_err(|e| ImageError::file("open", path, e))?;
-        total += file
-            .metadata()
-            .map_err(|e| ImageError::file("examine", path, e))?
-            .len();
+        total += file.metadata().map_err(|e| ImageError::file("examine", path, e))?.len();
         open.push((path, file));
     }
     let mut done = 0;
@@ -54,21 +47,15 @@ pub fn fingerprint(
 
 /// Whether a string has the form of a whole fingerprint: 64 lower-case hexadecimal digits.
 pub fn is_fingerprint(text: &str) -> bool {
-    text.len() == 64
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 pub(crate) fn hex(hasher: Sha256) -> String {
-    hasher
-        .finalize()
-        .iter()
-        .fold(String::with_capacity(64), |mut out, byte| {
-            use std::fmt::Write as _;
-            let _ = write!(out, "{byte:02x}"); // a String takes every write
-            out
-        })
+    hasher.finalize().iter().fold(String::with_capacity(64), |mut out, byte| {
+        use std::fmt::Write as _;
+        let _ = write!(out, "{byte:02x}"); // a String takes every write
+        out
+    })
 }
 
 /// Passes bytes on and keeps their SHA-256 and count: the fingerprint of an image that is being received or packed,
@@ -83,11 +70,7 @@ pub struct HashingWriter<W> {
 impl<W: Write> HashingWriter<W> {
     /// Starts a new hash over what will be written to `inner`.
     pub fn new(inner: W) -> Self {
-        HashingWriter {
-            inner,
-            hasher: Sha256::new(),
-            written: 0,
-        }
+        HashingWriter { inner, hasher: Sha256::new(), written: 0 }
     }
 
     /// Goes on with the same hash over a second file: a split image's root file system after its metadata.
@@ -96,14 +79,7 @@ impl<W: Write> HashingWriter<W> {
     /// When flushing the first file fails.
     pub fn continue_with<V: Write>(mut self, next: V) -> io::Result<(W, HashingWriter<V>)> {
         self.inner.flush()?;
-        Ok((
-            self.inner,
-            HashingWriter {
-                inner: next,
-                hasher: self.hasher,
-                written: self.written,
-            },
-        ))
+        Ok((self.inner, HashingWriter { inner: next, hasher: self.hasher, written: self.written }))
     }
 
     /// Bytes written so far, over all files.
@@ -145,10 +121,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("image");
         std::fs::write(&path, "abc").unwrap();
-        assert_eq!(
-            fingerprint(&path, None, &mut Observer::none()).unwrap(),
-            ABC
-        );
+        assert_eq!(fingerprint(&path, None, &mut Observer::none()).unwrap(), ABC);
     }
 
     #[test]
@@ -160,8 +133,7 @@ mod tests {
         let mut seen = Vec::new();
         let mut note = |p: crate::Progress| seen.push((p.done, p.total));
         let never = || false;
-        let print =
-            fingerprint(&meta, Some(&rootfs), &mut Observer::new(&mut note, &never)).unwrap();
+        let print = fingerprint(&meta, Some(&rootfs), &mut Observer::new(&mut note, &never)).unwrap();
         assert_eq!(print, ABC);
         assert_eq!(seen, [(1, Some(3)), (3, Some(3))]);
     }
@@ -174,18 +146,14 @@ mod tests {
         second.write_all(b"bc").unwrap();
         assert_eq!(second.written(), 3);
         let (rootfs, print) = second.finish().unwrap();
-        assert_eq!(
-            (meta.as_slice(), rootfs.as_slice(), print.as_str()),
-            (&b"a"[..], &b"bc"[..], ABC)
-        );
+        assert_eq!((meta.as_slice(), rootfs.as_slice(), print.as_str()), (&b"a"[..], &b"bc"[..], ABC));
         assert!(is_fingerprint(&print));
         assert!(!is_fingerprint(&print[1..]) && !is_fingerprint(&print.to_uppercase()));
     }
 
     #[test]
     fn a_missing_file_is_named() {
-        let error =
-            fingerprint(Path::new("/nonexistent/image"), None, &mut Observer::none()).unwrap_err();
+        let error = fingerprint(Path::new("/nonexistent/image"), None, &mut Observer::none()).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/image"), "{error}");
     }
 }

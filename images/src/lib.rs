@@ -1,11 +1,22 @@
 //! Images.
+mod acl;
+mod decompress;
+pub mod entry;
 pub mod error;
 pub mod fingerprint;
+pub mod format;
 pub mod limits;
 pub mod metadata;
 pub mod observe;
+pub mod squashfs;
+pub mod tar;
+mod tree;
+pub mod unpack;
 pub use error::{ImageError, Result};
 pub use fingerprint::{HashingWriter, fingerprint, is_fingerprint};
+pub use format::{Compression, ImageFormat, detect_file};
 pub use limits::Limits;
 pub use metadata::{Metadata, TemplateSpec, TemplateTrigger};
 pub use observe::{Observer, Phase, Progress};
+pub use tree::TreeStats;
+pub use unpack::{ImageFiles, UnpackOptions, Unpacked, read_metadata, unpack};

@@ -87,11 +87,7 @@ where
     D: serde::Deserializer<'de>,
 {
     let map = Option::<BTreeMap<String, Option<String>>>::deserialize(deserializer)?;
-    Ok(map
-        .into_iter()
-        .flatten()
-        .map(|(key, value)| (key, value.unwrap_or_default()))
-        .collect())
+    Ok(map.into_iter().flatten().map(|(key, value)| (key, value.unwrap_or_default())).collect())
 }
 
 impl Metadata {
@@ -100,14 +96,9 @@ impl Metadata {
     /// # Errors
     /// [`ImageError::Metadata`] when it is not UTF-8, not YAML of this form, or [`Metadata::validate`] refuses it.
     pub fn from_yaml(bytes: &[u8]) -> Result<Metadata> {
-        let text = std::str::from_utf8(bytes)
-            .map_err(|_| ImageError::Metadata("is not UTF-8 text".into()))?;
-        let metadata: Metadata = serde_saphyr::from_str(text).map_err(|e| {
-            ImageError::Metadata(format!(
-                "cannot be understood: {}",
-                first_line(&e.to_string())
-            ))
-        })?;
+        let text = std::str::from_utf8(bytes).map_err(|_| ImageError::Metadata("is not UTF-8 text".into()))?;
+        let metadata: Metadata = serde_saphyr::from_str(text)
+            .map_err(|e| ImageError::Metadata(format!("cannot be understood: {}", first_line(&e.to_string()))))?;
         metadata.validate()?;
         Ok(metadata)
     }
@@ -118,8 +109,7 @@ impl Metadata {
     /// [`ImageError::Metadata`] when it is not valid.
     pub fn to_yaml(&self) -> Result<String> {
         self.validate()?;
-        serde_saphyr::to_string(self)
-            .map_err(|e| ImageError::Metadata(format!("cannot be written: {e}")))
+        serde_saphyr::to_string(self).map_err(|e| ImageError::Metadata(format!("cannot be written: {e}")))
     }
 
     /// Checks what every user of the document relies on: an architecture of one plain word, dates that are not
@@ -132,24 +122,15 @@ impl Metadata {
         if self.architecture.is_empty() {
             return bad("has no architecture".into());
         }
-        if !self
-            .architecture
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
-        {
-            return bad(format!(
-                "has the architecture {:?}, which is not a plain word",
-                self.architecture
-            ));
+        if !self.architecture.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
+            return bad(format!("has the architecture {:?}, which is not a plain word", self.architecture));
         }
         if self.creation_date < 0 || self.expiry_date < 0 {
             return bad("has a negative date".into());
         }
         for (path, spec) in &self.templates {
             if !is_clean_absolute(path) {
-                return bad(format!(
-                    "has a template for {path:?}, which is not a clean absolute path"
-                ));
+                return bad(format!("has a template for {path:?}, which is not a clean absolute path"));
             }
             if !is_template_name(&spec.template) {
                 return bad(format!(
@@ -164,11 +145,7 @@ impl Metadata {
 
 /// Whether a string can name a file under `templates/`: one component, no dots-only, at most 255 bytes.
 pub fn is_template_name(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 255
-        && name != "."
-        && name != ".."
-        && !name.contains(['/', '\0'])
+    !name.is_empty() && name.len() <= 255 && name != "." && name != ".." && !name.contains(['/', '\0'])
 }
 
 fn is_clean_absolute(path: &str) -> bool {
@@ -176,16 +153,11 @@ fn is_clean_absolute(path: &str) -> bool {
         && path.len() < 4096
         && path.starts_with('/')
         && !path.contains('\0')
-        && path[1..]
-            .split('/')
-            .all(|part| !part.is_empty() && part != "." && part != ".." && part.len() <= 255)
+        && path[1..].split('/').all(|part| !part.is_empty() && part != "." && part != ".." && part.len() <= 255)
 }
 
 fn first_line(text: &str) -> &str {
-    text.lines()
-        .next()
-        .unwrap_or("")
-        .trim_end_matches([':', '.'])
+    text.lines().next().unwrap_or("").trim_end_matches([':', '.'])
 }
 
 /// The kernel's name of the architecture that this program runs on: `x86_64`, `aarch64`, …
@@ -271,10 +243,7 @@ templates:
         let metadata = Metadata::from_yaml(DISTROBUILDER.as_bytes()).unwrap();
         assert_eq!(metadata.architecture, "x86_64");
         assert_eq!(metadata.properties["serial"], "20260518_05:24");
-        assert_eq!(
-            metadata.templates["/etc/hostname"].when,
-            [TemplateTrigger::Create, TemplateTrigger::Copy]
-        );
+        assert_eq!(metadata.templates["/etc/hostname"].when, [TemplateTrigger::Create, TemplateTrigger::Copy]);
         assert!(metadata.templates["/etc/hosts"].create_only);
         let again = Metadata::from_yaml(metadata.to_yaml().unwrap().as_bytes()).unwrap();
         assert_eq!(again, metadata);
@@ -284,25 +253,10 @@ templates:
     fn plain_scalars_stay_the_text_they_are() {
         let text = "architecture: x86_64\nproperties:\n  version: 12.10\n  serial: 20260518\n  lts: true\n  none: ~\n";
         let metadata = Metadata::from_yaml(text.as_bytes()).unwrap();
-        let values: Vec<_> = metadata
-            .properties
-            .iter()
-            .map(|(k, v)| (k.as_str(), v.as_str()))
-            .collect();
-        assert_eq!(
-            values,
-            [
-                ("lts", "true"),
-                ("none", ""),
-                ("serial", "20260518"),
-                ("version", "12.10")
-            ]
-        );
+        let values: Vec<_> = metadata.properties.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(values, [("lts", "true"), ("none", ""), ("serial", "20260518"), ("version", "12.10")]);
         // What looks like a number must come back as the same text.
-        assert_eq!(
-            Metadata::from_yaml(metadata.to_yaml().unwrap().as_bytes()).unwrap(),
-            metadata
-        );
+        assert_eq!(Metadata::from_yaml(metadata.to_yaml().unwrap().as_bytes()).unwrap(), metadata);
     }
 
     #[test]
@@ -314,23 +268,15 @@ templates:
     #[test]
     fn refuses_with_a_sentence() {
         let spec = |path: &str, name: &str| {
-            format!(
-                "architecture: x86_64\ntemplates:\n  \"{path}\":\n    when: [create]\n    template: \"{name}\"\n"
-            )
+            format!("architecture: x86_64\ntemplates:\n  \"{path}\":\n    when: [create]\n    template: \"{name}\"\n")
         };
         let table: Vec<(String, &str)> = vec![
             ("properties: {}\n".into(), "has no architecture"),
             ("architecture: \"x86 64\"\n".into(), "not a plain word"),
-            (
-                "architecture: x86_64\ncreation_date: -1\n".into(),
-                "negative date",
-            ),
+            ("architecture: x86_64\ncreation_date: -1\n".into(), "negative date"),
             ("architecture: [\n".into(), "cannot be understood"),
             ("- a\n- b\n".into(), "cannot be understood"),
-            (
-                "architecture: x86_64\ntemplates:\n  /a: {when: [never], template: t}\n".into(),
-                "cannot be understood",
-            ),
+            ("architecture: x86_64\ntemplates:\n  /a: {when: [never], template: t}\n".into(), "cannot be understood"),
             (spec("etc/hostname", "a"), "not a clean absolute path"),
             (spec("/etc/../../shadow", "a"), "not a clean absolute path"),
             (spec("/", "a"), "not a clean absolute path"),
@@ -339,20 +285,10 @@ templates:
             (spec("/etc/hostname", ".."), "not a plain file name"),
         ];
         for (text, wanted) in table {
-            let error = Metadata::from_yaml(text.as_bytes())
-                .unwrap_err()
-                .to_string();
-            assert!(
-                error.starts_with("metadata.yaml ") && error.contains(wanted),
-                "{text:?}: {error}"
-            );
+            let error = Metadata::from_yaml(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.starts_with("metadata.yaml ") && error.contains(wanted), "{text:?}: {error}");
         }
-        assert!(
-            Metadata::from_yaml(b"\xff\xfe")
-                .unwrap_err()
-                .to_string()
-                .contains("UTF-8")
-        );
+        assert!(Metadata::from_yaml(b"\xff\xfe").unwrap_err().to_string().contains("UTF-8"));
     }
 
     #[test]

@@ -68,34 +68,17 @@ pub struct Observer<'a> {
 impl<'a> Observer<'a> {
     /// Reports to `progress`, and stops with [`ImageError::Cancelled`] soon after `cancelled` returns true.
     pub fn new(progress: &'a mut dyn FnMut(Progress), cancelled: &'a dyn Fn() -> bool) -> Self {
-        Observer {
-            progress: Some(progress),
-            cancelled: Some(cancelled),
-        }
+        Observer { progress: Some(progress), cancelled: Some(cancelled) }
     }
 
     /// Reports to nobody and cannot be cancelled.
     pub fn none() -> Self {
-        Observer {
-            progress: None,
-            cancelled: None,
-        }
+        Observer { progress: None, cancelled: None }
     }
 
-    pub(crate) fn report(
-        &mut self,
-        phase: Phase,
-        done: u64,
-        total: Option<u64>,
-        detail: impl Into<String>,
-    ) {
+    pub(crate) fn report(&mut self, phase: Phase, done: u64, total: Option<u64>, detail: impl Into<String>) {
         if let Some(progress) = self.progress.as_mut() {
-            progress(Progress {
-                phase,
-                done,
-                total,
-                detail: detail.into(),
-            });
+            progress(Progress { phase, done, total, detail: detail.into() });
         }
     }
 
@@ -104,18 +87,12 @@ impl<'a> Observer<'a> {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        if self.is_cancelled() {
-            Err(ImageError::Cancelled)
-        } else {
-            Ok(())
-        }
+        if self.is_cancelled() { Err(ImageError::Cancelled) } else { Ok(()) }
     }
 }
 
 impl std::fmt::Debug for Observer<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Observer")
-            .field("progress", &self.progress.is_some())
-            .finish_non_exhaustive()
+        f.debug_struct("Observer").field("progress", &self.progress.is_some()).finish_non_exhaustive()
     }
 }
