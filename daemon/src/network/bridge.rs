@@ -22,7 +22,7 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
-    link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
 };
 
 use super::{
@@ -75,21 +75,12 @@ pub(super) async fn up(
     before: Option<&BridgeConfig>,
 ) -> Result<Outcome> {
     let stored = stored_hwaddr(dir);
-    let existing = rtnl
-        .link_by_name(name)
-        .await?
-        .map(|link| Interface::parse(&link));
+    let existing = rtnl.link_by_name(name).await?.map(|link| Interface::parse(&link));
     if let Some(link) = &existing {
         let bridge = link.kind.as_deref() == Some("bridge");
         if !(bridge && (owner.owns(link) || link.hwaddr.is_some() && link.hwaddr == stored)) {
-            let kind = link
-                .kind
-                .clone()
-                .unwrap_or_else(|| "a physical interface".to_owned());
-            return Err(Error::LinkTaken {
-                name: name.to_owned(),
-                kind,
-            });
+            let kind = link.kind.clone().unwrap_or_else(|| "a physical interface".to_owned());
+            return Err(Error::LinkTaken { name: name.to_owned(), kind });
         }
     }
     let hwaddr = match (config.hwaddr, stored) {
@@ -107,11 +98,7 @@ pub(super) async fn up(
     settings_before_up(name, config)?;
     let link = match existing {
         Some(link) => link,
-        None => Interface {
-            index: rtnl.link_index(name).await?,
-            hwaddr: Some(hwaddr),
-            ..Interface::default()
-        },
+        None => Interface { index: rtnl.link_index(name).await?, hwaddr: Some(hwaddr), ..Interface::default() },
     };
     apply_link(rtnl, owner, name, &link, hwaddr, config.mtu).await?;
     apply_addresses(rtnl, link.index, hwaddr, config).await?;
@@ -122,17 +109,11 @@ pub(super) async fn up(
 
 /// Removes the bridge if it is ours. Its ports are released by the kernel.
 pub(super) async fn down(rtnl: &Rtnl, owner: &Owner, dir: &NetworkDir, name: &str) -> Result<()> {
-    let Some(link) = rtnl
-        .link_by_name(name)
-        .await?
-        .map(|link| Interface::parse(&link))
-    else {
+    let Some(link) = rtnl.link_by_name(name).await?.map(|link| Interface::parse(&link)) else {
         return Ok(());
     };
     let stored = stored_hwaddr(dir);
-    if owner.owns(&link)
-        || (link.kind.as_deref() == Some("bridge") && stored.is_some() && link.hwaddr == stored)
-    {
+    if owner.owns(&link) || (link.kind.as_deref() == Some("bridge") && stored.is_some() && link.hwaddr == stored) {
         rtnl.delete_link(name).await?;
     }
     Ok(())
@@ -143,11 +124,7 @@ fn hwaddr_file(dir: &NetworkDir) -> std::path::PathBuf {
 }
 
 fn stored_hwaddr(dir: &NetworkDir) -> Option<MacAddr> {
-    fs::read_to_string(hwaddr_file(dir))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
+    fs::read_to_string(hwaddr_file(dir)).ok()?.trim().parse().ok()
 }
 
 fn new_bridge(name: &str, hwaddr: MacAddr) -> LinkMessage {
@@ -155,10 +132,7 @@ fn new_bridge(name: &str, hwaddr: MacAddr) -> LinkMessage {
     link.attributes = vec![
         LinkAttribute::IfName(name.to_owned()),
         LinkAttribute::Address(hwaddr.0.to_vec()),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::Bridge),
-            LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(false)])),
-        ]),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
     ];
     link
 }
@@ -172,11 +146,7 @@ fn settings_before_up(name: &str, config: &BridgeConfig) -> Result<()> {
     sysctl::set_ipv6(name, "accept_ra", "0")?;
     sysctl::set_ipv6(name, "autoconf", "0")?;
     sysctl::set_ipv6(name, "accept_dad", "0")?;
-    sysctl::set_ipv6(
-        name,
-        "disable_ipv6",
-        if config.ipv6.is_some() { "0" } else { "1" },
-    )
+    sysctl::set_ipv6(name, "disable_ipv6", if config.ipv6.is_some() { "0" } else { "1" })
 }
 
 /// Forwarding, which `all` resets on every link when it is switched.
@@ -218,8 +188,7 @@ async fn apply_link(
     if attributes.is_empty() && link.up {
         return Ok(());
     }
-    rtnl.set_attributes(link.index, name, true, attributes)
-        .await
+    rtnl.set_attributes(link.index, name, true, attributes).await
 }
 
 /// The addresses that the bridge must have.
@@ -235,12 +204,7 @@ fn wanted_addresses(config: &BridgeConfig, hwaddr: MacAddr) -> Vec<IpNet> {
     wanted
 }
 
-async fn apply_addresses(
-    rtnl: &Rtnl,
-    index: u32,
-    hwaddr: MacAddr,
-    config: &BridgeConfig,
-) -> Result<()> {
+async fn apply_addresses(rtnl: &Rtnl, index: u32, hwaddr: MacAddr, config: &BridgeConfig) -> Result<()> {
     let wanted = wanted_addresses(config, hwaddr);
     let mut present = Vec::new();
     for message in rtnl.addresses().await? {
@@ -255,8 +219,7 @@ async fn apply_addresses(
         }
     }
     for net in wanted.into_iter().filter(|net| !present.contains(net)) {
-        rtnl.add_address(address_message(index, net), &net.to_string())
-            .await?;
+        rtnl.add_address(address_message(index, net), &net.to_string()).await?;
     }
     Ok(())
 }
@@ -265,17 +228,12 @@ fn address_message(index: u32, net: IpNet) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.index = index;
     message.header.prefix_len = net.prefix_len();
-    message.attributes = vec![
-        AddressAttribute::Local(net.addr()),
-        AddressAttribute::Address(net.addr()),
-        our_protocol(),
-    ];
+    message.attributes =
+        vec![AddressAttribute::Local(net.addr()), AddressAttribute::Address(net.addr()), our_protocol()];
     match net {
         IpNet::V4(v4) => {
             message.header.family = AddressFamily::Inet;
-            message
-                .attributes
-                .push(AddressAttribute::Broadcast(v4.broadcast()));
+            message.attributes.push(AddressAttribute::Broadcast(v4.broadcast()));
         }
         IpNet::V6(v6) => {
             message.header.family = AddressFamily::Inet6;
@@ -290,18 +248,10 @@ fn address_message(index: u32, net: IpNet) -> AddressMessage {
 
 /// Makes the external interfaces ports of the bridge. One that has addresses of its own is refused, as Incus does: as
 /// a port it would lose its connections, often the very one over which the admin is logged in.
-async fn apply_ports(
-    rtnl: &Rtnl,
-    bridge: u32,
-    config: &BridgeConfig,
-    before: Option<&BridgeConfig>,
-) -> Result<()> {
+async fn apply_ports(rtnl: &Rtnl, bridge: u32, config: &BridgeConfig, before: Option<&BridgeConfig>) -> Result<()> {
     let key = "bridge.external_interfaces";
     for name in &config.external_interfaces {
-        let link = rtnl
-            .link_by_name(name)
-            .await?
-            .map(|link| Interface::parse(&link));
+        let link = rtnl.link_by_name(name).await?.map(|link| Interface::parse(&link));
         let Some(link) = link else {
             return Err(Error::NoSuchLink { name: name.clone() });
         };
@@ -309,46 +259,26 @@ async fn apply_ports(
             continue;
         }
         if link.controller.is_some_and(|other| other != bridge) {
-            return Err(Error::config(
-                key,
-                format!("{name} is a port of another bridge or bond"),
-            ));
+            return Err(Error::config(key, format!("{name} is a port of another bridge or bond")));
         }
         let addresses = rtnl.addresses().await?;
         let configured = addresses
             .iter()
             .filter_map(Address::parse)
-            .any(|(index, address)| {
-                index == link.index && address.scope() == super::interface::Scope::Global
-            });
+            .any(|(index, address)| index == link.index && address.scope() == super::interface::Scope::Global);
         if configured && link.controller.is_none() {
             return Err(Error::config(
                 key,
                 format!("{name} has addresses of its own; only bare interfaces can be added"),
             ));
         }
-        rtnl.set_attributes(
-            link.index,
-            name,
-            true,
-            vec![LinkAttribute::Controller(bridge)],
-        )
-        .await?;
+        rtnl.set_attributes(link.index, name, true, vec![LinkAttribute::Controller(bridge)]).await?;
     }
-    let released = before
-        .map(|before| before.external_interfaces.as_slice())
-        .unwrap_or_default();
-    for name in released
-        .iter()
-        .filter(|name| !config.external_interfaces.contains(name))
-    {
-        let link = rtnl
-            .link_by_name(name)
-            .await?
-            .map(|link| Interface::parse(&link));
+    let released = before.map(|before| before.external_interfaces.as_slice()).unwrap_or_default();
+    for name in released.iter().filter(|name| !config.external_interfaces.contains(name)) {
+        let link = rtnl.link_by_name(name).await?.map(|link| Interface::parse(&link));
         if let Some(link) = link.filter(|link| link.controller == Some(bridge)) {
-            rtnl.set_attributes(link.index, name, false, vec![LinkAttribute::Controller(0)])
-                .await?;
+            rtnl.set_attributes(link.index, name, false, vec![LinkAttribute::Controller(0)]).await?;
         }
     }
     Ok(())

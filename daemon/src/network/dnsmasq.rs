@@ -96,10 +96,7 @@ pub(super) struct NetworkDir {
 
 impl NetworkDir {
     pub fn new(networks: &Path, name: &str) -> Self {
-        NetworkDir {
-            name: name.to_owned(),
-            dir: networks.join(name),
-        }
+        NetworkDir { name: name.to_owned(), dir: networks.join(name) }
     }
 
     pub fn path(&self) -> &Path {
@@ -137,9 +134,7 @@ impl NetworkDir {
     /// Removes all files of the network.
     pub fn remove(&self) -> Result<()> {
         match fs::remove_dir_all(&self.dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(Error::file("remove", &self.dir, e))
-            }
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", &self.dir, e)),
             _ => Ok(()),
         }
     }
@@ -149,12 +144,7 @@ impl NetworkDir {
         let temporary = self.dir.join(".new");
         let write = || {
             let mut options = fs::OpenOptions::new();
-            let mut file = options
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o644)
-                .open(&temporary)?;
+            let mut file = options.write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
             file.write_all(text.as_bytes())?;
             fs::rename(&temporary, path)
         };
@@ -210,11 +200,7 @@ pub(super) fn prune_hosts(dir: &NetworkDir, hosts: &[StaticHost]) -> Result<Host
     let hosts_dir = dir.hosts();
     for entry in fs::read_dir(&hosts_dir).map_err(|e| Error::file("read", &hosts_dir, e))? {
         let entry = entry.map_err(|e| Error::file("read", &hosts_dir, e))?;
-        if !entry
-            .file_name()
-            .to_str()
-            .is_some_and(|name| known.contains(name))
-        {
+        if !entry.file_name().to_str().is_some_and(|name| known.contains(name)) {
             fs::remove_file(entry.path()).map_err(|e| Error::file("remove", entry.path(), e))?;
             change = HostChange::Replaced;
         }
@@ -229,9 +215,7 @@ fn file_name(id: &str) -> String {
     for byte in id.bytes() {
         match byte {
             b'.' if name.is_empty() => name.push_str("%2e"),
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
-                name.push(char::from(byte))
-            }
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => name.push(char::from(byte)),
             _ => {
                 let _ = write!(name, "%{byte:02x}");
             }
@@ -245,17 +229,14 @@ pub(super) fn render(dir: &NetworkDir, config: &BridgeConfig) -> Option<String> 
     if config.ipv4.is_none() && config.ipv6.is_none() {
         return None;
     }
-    let mut text =
-        String::from("# Made by duetd; changed only through the network's configuration.\n");
+    let mut text = String::from("# Made by duetd; changed only through the network's configuration.\n");
     let name = &dir.name;
     let mut add = |line: String| {
         text.push_str(&line);
         text.push('\n');
     };
     // Only this bridge, and no wildcard socket that would keep the host's own DNS server from its port.
-    add(format!(
-        "interface={name}\nexcept-interface=lo\nbind-interfaces"
-    ));
+    add(format!("interface={name}\nexcept-interface=lo\nbind-interfaces"));
     add(format!("pid-file={}", dir.pid_file().display()));
     add(format!("dhcp-leasefile={}", dir.leases().display()));
     add(format!("dhcp-hostsdir={}", dir.hosts().display()));
@@ -266,9 +247,7 @@ pub(super) fn render(dir: &NetworkDir, config: &BridgeConfig) -> Option<String> 
     add("no-hosts\nno-negcache".to_owned());
     // No ping before an offer (it costs a client three seconds) and one exchange less for those who can.
     add("no-ping\ndhcp-rapid-commit\ndhcp-authoritative\ndhcp-no-override".to_owned());
-    add(format!(
-        "dhcp-lease-max={LEASE_MAX}\nquiet-dhcp\nquiet-dhcp6\nquiet-ra"
-    ));
+    add(format!("dhcp-lease-max={LEASE_MAX}\nquiet-dhcp\nquiet-dhcp6\nquiet-ra"));
     dns_lines(name, config, &mut add);
     if let Some(v4) = &config.ipv4 {
         ipv4_lines(v4, config, &mut add);
@@ -291,20 +270,10 @@ fn dns_lines(name: &str, config: &BridgeConfig, add: &mut impl FnMut(String)) {
         return;
     }
     let domain = &config.dns_domain;
-    add(format!(
-        "domain={domain}\nlocal=/{domain}/\ninterface-name=_gateway.{domain},{name}"
-    ));
+    add(format!("domain={domain}\nlocal=/{domain}/\ninterface-name=_gateway.{domain},{name}"));
     // Questions about our own addresses never go upstream either.
-    let zones = config
-        .ipv4
-        .as_ref()
-        .and_then(|v4| reverse_zone_v4(v4.address));
-    for zone in zones.into_iter().chain(
-        config
-            .ipv6
-            .as_ref()
-            .and_then(|v6| reverse_zone_v6(v6.address)),
-    ) {
+    let zones = config.ipv4.as_ref().and_then(|v4| reverse_zone_v4(v4.address));
+    for zone in zones.into_iter().chain(config.ipv6.as_ref().and_then(|v6| reverse_zone_v6(v6.address))) {
         add(format!("local=/{zone}/"));
     }
 }
@@ -318,10 +287,7 @@ fn ipv4_lines(v4: &Ipv4Config, config: &BridgeConfig, add: &mut impl FnMut(Strin
         add(format!("dhcp-range={first},{last},{mask},{}", v4.expiry));
     }
     if !config.dns_search.is_empty() {
-        add(format!(
-            "dhcp-option-force=option:domain-search,{}",
-            config.dns_search.join(",")
-        ));
+        add(format!("dhcp-option-force=option:domain-search,{}", config.dns_search.join(",")));
     }
     if let Some(mtu) = config.mtu.filter(|mtu| *mtu != 1500) {
         add(format!("dhcp-option-force=option:mtu,{mtu}"));
@@ -335,35 +301,22 @@ fn ipv6_lines(name: &str, v6: &Ipv6Config, config: &BridgeConfig, add: &mut impl
     add("enable-ra".to_owned());
     if v6.stateful {
         for (first, last) in ipv6_ranges(v6) {
-            add(format!(
-                "dhcp-range={first},{last},{},{}",
-                v6.address.prefix_len(),
-                v6.expiry
-            ));
+            add(format!("dhcp-range={first},{last},{},{}", v6.address.prefix_len(), v6.expiry));
         }
     } else {
         // Hosts make their own addresses; DHCPv6 answers only about DNS, and names are guessed from the hardware
         // address of the same host's IPv4 lease.
-        add(format!(
-            "dhcp-range=::,constructor:{name},ra-stateless,ra-names"
-        ));
+        add(format!("dhcp-range=::,constructor:{name},ra-stateless,ra-names"));
     }
     if !config.dns_search.is_empty() {
-        add(format!(
-            "dhcp-option-force=option6:domain-search,{}",
-            config.dns_search.join(",")
-        ));
+        add(format!("dhcp-option-force=option6:domain-search,{}", config.dns_search.join(",")));
     }
 }
 
 /// What DHCP hands out: the configured ranges, or all hosts of the subnet around the bridge's own address.
 fn ipv4_ranges(v4: &Ipv4Config) -> Vec<(Ipv4Addr, Ipv4Addr)> {
     if !v4.ranges.is_empty() {
-        return v4
-            .ranges
-            .iter()
-            .map(|range| (range.first, range.last))
-            .collect();
+        return v4.ranges.iter().map(|range| (range.first, range.last)).collect();
     }
     let own = u32::from(v4.address.addr());
     let first = u32::from(v4.address.network()) + 1;
@@ -377,21 +330,13 @@ fn ipv4_ranges(v4: &Ipv4Config) -> Vec<(Ipv4Addr, Ipv4Addr)> {
 
 fn ipv6_ranges(v6: &Ipv6Config) -> Vec<(Ipv6Addr, Ipv6Addr)> {
     if !v6.ranges.is_empty() {
-        return v6
-            .ranges
-            .iter()
-            .map(|range| (range.first, range.last))
-            .collect();
+        return v6.ranges.iter().map(|range| (range.first, range.last)).collect();
     }
     // The part of the subnet above the bridge's own address, which is ::1 wherever it was chosen by us; below it
     // there is at most a sliver not worth a second range.
     let own = u128::from(v6.address.addr());
     let last = u128::from(v6.address.broadcast());
-    let first = if own < last {
-        own + 1
-    } else {
-        u128::from(v6.address.network()) + 1
-    };
+    let first = if own < last { own + 1 } else { u128::from(v6.address.network()) + 1 };
     let last = if own < last { last } else { own - 1 };
     vec![(Ipv6Addr::from(first), Ipv6Addr::from(last))]
 }
@@ -412,9 +357,7 @@ fn reverse_zone_v6(net: Ipv6Net) -> Option<String> {
     if net.prefix_len() == 0 || !net.prefix_len().is_multiple_of(4) {
         return None;
     }
-    let digits: Vec<char> = format!("{:032x}", u128::from(net.network()))
-        .chars()
-        .collect();
+    let digits: Vec<char> = format!("{:032x}", u128::from(net.network())).chars().collect();
     let used = &digits[..usize::from(net.prefix_len() / 4)];
     let labels: Vec<String> = used.iter().rev().map(char::to_string).collect();
     Some(format!("{}.ip6.arpa", labels.join(".")))
@@ -452,12 +395,7 @@ fn may_read(dir: &Path, uid: u32, gid: u32) -> bool {
         };
         granted & bits == bits
     };
-    allowed(dir, 0o5)
-        && dir
-            .ancestors()
-            .skip(1)
-            .filter(|p| !p.as_os_str().is_empty())
-            .all(|p| allowed(p, 0o1))
+    allowed(dir, 0o5) && dir.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()).all(|p| allowed(p, 0o1))
 }
 
 /// A running dnsmasq of ours.
@@ -471,9 +409,7 @@ pub(super) struct Running {
 impl Running {
     /// The dnsmasq that runs on this network's configuration, if one does.
     pub fn find(dir: &NetworkDir) -> Option<Self> {
-        let noted = fs::read_to_string(dir.pid_file())
-            .ok()
-            .and_then(|text| text.trim().parse().ok());
+        let noted = fs::read_to_string(dir.pid_file()).ok().and_then(|text| text.trim().parse().ok());
         if let Some(found) = noted.and_then(|pid| Self::adopt(dir, pid)) {
             return Some(found);
         }
@@ -497,11 +433,7 @@ impl Running {
             return None;
         }
         let fd = pidfd_open(process, PidfdFlags::NONBLOCK).ok()?;
-        ours(cmdline()).then(|| Running {
-            network: dir.name.clone(),
-            pid: process,
-            fd,
-        })
+        ours(cmdline()).then(|| Running { network: dir.name.clone(), pid: process, fd })
     }
 
     /// Its process id.
@@ -517,8 +449,7 @@ impl Running {
     /// Ends it: SIGTERM, and SIGKILL when the deadline has passed.
     pub async fn stop(self) -> Result<()> {
         let watched = self.fd.try_clone().and_then(readable::register);
-        let watched = watched
-            .map_err(|e| Error::system(format!("cannot watch dnsmasq (pid {})", self.pid()), e))?;
+        let watched = watched.map_err(|e| Error::system(format!("cannot watch dnsmasq (pid {})", self.pid()), e))?;
         for signal in [Signal::TERM, Signal::KILL] {
             self.signal(signal)?;
             // A pidfd becomes readable when its process has ended (pidfd_open(2)).
@@ -527,20 +458,13 @@ impl Running {
             }
         }
         let seconds = 2 * STOP_DEADLINE.as_secs();
-        Err(Error::DnsmasqStuck {
-            network: self.network.clone(),
-            pid: self.pid(),
-            seconds,
-        })
+        Err(Error::DnsmasqStuck { network: self.network.clone(), pid: self.pid(), seconds })
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
         match pidfd_send_signal(&self.fd, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(e) => Err(Error::system(
-                format!("cannot signal dnsmasq (pid {})", self.pid()),
-                e,
-            )),
+            Err(e) => Err(Error::system(format!("cannot signal dnsmasq (pid {})", self.pid()), e)),
         }
     }
 }
@@ -595,16 +519,10 @@ async fn check(dir: &NetworkDir, text: &str) -> Result<()> {
     let trial = dir.path().join("dnsmasq.conf.trial");
     dir.write(&trial, text)?;
     let argument = format!("--conf-file={}", trial.display());
-    let output = DNSMASQ
-        .run(&["--test".as_ref(), argument.as_ref()], "")
-        .await;
+    let output = DNSMASQ.run(&["--test".as_ref(), argument.as_ref()], "").await;
     let _ = fs::remove_file(&trial);
     let output = output?;
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(failure(dir, complaint(&output)))
-    }
+    if output.status.success() { Ok(()) } else { Err(failure(dir, complaint(&output))) }
 }
 
 fn failure(dir: &NetworkDir, said: String) -> Error {
@@ -615,8 +533,5 @@ fn failure(dir: &NetworkDir, said: String) -> Error {
         ""
     };
     let said = said.strip_prefix("dnsmasq: ").unwrap_or(&said).trim();
-    Error::Dnsmasq {
-        network: dir.name.clone(),
-        message: format!("{said}{hint}"),
-    }
+    Error::Dnsmasq { network: dir.name.clone(), message: format!("{said}{hint}") }
 }

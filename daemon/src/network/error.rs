@@ -46,9 +46,7 @@ pub enum Error {
     },
 
     /// No subnet is free.
-    #[error(
-        "no free {family} subnet found on this host; set {key} to the one to use, or to \"none\""
-    )]
+    #[error("no free {family} subnet found on this host; set {key} to the one to use, or to \"none\"")]
     NoFreeSubnet {
         /// `IPv4` or `IPv6`.
         family: &'static str,
@@ -180,24 +178,14 @@ impl Error {
     }
 
     pub(super) fn config(key: &str, problem: impl Into<String>) -> Self {
-        Error::Config {
-            key: key.to_owned(),
-            problem: problem.into(),
-        }
+        Error::Config { key: key.to_owned(), problem: problem.into() }
     }
 
     pub(super) fn file(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Error::File {
-            action,
-            path: path.into(),
-            source,
-        }
+        Error::File { action, path: path.into(), source }
     }
 
     pub(super) fn system(action: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Error::System {
-            action: action.into(),
-            source: source.into(),
-        }
+        Error::System { action: action.into(), source: source.into() }
     }
 }

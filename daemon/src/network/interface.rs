@@ -80,11 +80,7 @@ impl Address {
 
     /// `inet` or `inet6`.
     pub fn family(&self) -> &'static str {
-        if self.address.is_ipv4() {
-            "inet"
-        } else {
-            "inet6"
-        }
+        if self.address.is_ipv4() { "inet" } else { "inet6" }
     }
 
     /// The link's index and the address that a message is about.
@@ -106,15 +102,7 @@ impl Address {
         let address = local.or(address)?;
         let tentative = flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed);
         let prefix_len = message.header.prefix_len;
-        Some((
-            message.header.index,
-            Address {
-                address,
-                prefix_len,
-                tentative,
-                protocol,
-            },
-        ))
+        Some((message.header.index, Address { address, prefix_len, tentative, protocol }))
     }
 }
 
@@ -166,16 +154,12 @@ impl Interface {
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => interface.name.clone_from(name),
-                LinkAttribute::Address(bytes) if !interface.loopback => {
-                    interface.hwaddr = MacAddr::from_slice(bytes)
-                }
+                LinkAttribute::Address(bytes) if !interface.loopback => interface.hwaddr = MacAddr::from_slice(bytes),
                 LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
                 LinkAttribute::Controller(index) => interface.controller = Some(*index),
                 LinkAttribute::Link(index) if *index != 0 => interface.peer_index = Some(*index),
                 LinkAttribute::IfAlias(alias) => interface.alias = Some(alias.clone()),
-                LinkAttribute::LinkInfo(infos) => {
-                    interface.kind = kind_of(infos).map(InfoKind::to_string)
-                }
+                LinkAttribute::LinkInfo(infos) => interface.kind = kind_of(infos).map(InfoKind::to_string),
                 LinkAttribute::Stats64(s) => {
                     interface.counters = Counters {
                         rx_bytes: s.rx_bytes,
@@ -214,25 +198,19 @@ impl Interface {
 
     /// Whether both describe the same link with the same addresses; traffic doesn't count.
     pub fn same_but_counters(&self, other: &Interface) -> bool {
-        let still = |i: &Interface| Interface {
-            counters: Counters::default(),
-            ..i.clone()
-        };
+        let still = |i: &Interface| Interface { counters: Counters::default(), ..i.clone() };
         still(self) == still(other)
     }
 
     /// This link as part of an instance's state. `host_name` is the other end's name on the host.
     pub fn to_instance_state(&self, host_name: String) -> api::InstanceStateNetwork {
         let c = &self.counters;
-        let addresses = self
-            .addresses
-            .iter()
-            .map(|a| api::InstanceStateNetworkAddress {
-                family: a.family().to_owned(),
-                address: a.address.to_string(),
-                netmask: a.prefix_len.to_string(),
-                scope: a.scope().as_str().to_owned(),
-            });
+        let addresses = self.addresses.iter().map(|a| api::InstanceStateNetworkAddress {
+            family: a.family().to_owned(),
+            address: a.address.to_string(),
+            netmask: a.prefix_len.to_string(),
+            scope: a.scope().as_str().to_owned(),
+        });
         api::InstanceStateNetwork {
             addresses: addresses.collect(),
             counters: api::InstanceStateNetworkCounters {

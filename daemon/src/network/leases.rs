@@ -100,18 +100,11 @@ fn parse_line(line: &str) -> Option<Record> {
         IpAddr::V4(_) => second.parse().ok(),
         IpAddr::V6(_) => client.as_deref().and_then(duid_hwaddr),
     };
-    Some(Record {
-        hwaddr,
-        address,
-        hostname,
-        client,
-    })
+    Some(Record { hwaddr, address, hostname, client })
 }
 
 fn parse_hex(text: &str) -> Option<Vec<u8>> {
-    text.split(':')
-        .map(|octet| u8::from_str_radix(octet, 16).ok())
-        .collect()
+    text.split(':').map(|octet| u8::from_str_radix(octet, 16).ok()).collect()
 }
 
 /// The Ethernet address in a DUID: type 1 (with time) or 3 (without), hardware type 1 (RFC 8415, 11.2 and 11.4).
@@ -131,29 +124,15 @@ fn read(file: &Path) -> Result<Vec<Record>> {
 }
 
 /// All that is known of a network's addresses: the gateway, then fixed ones, then dynamic ones.
-pub(super) fn list(
-    name: &str,
-    config: &BridgeConfig,
-    hosts: &[StaticHost],
-    file: &Path,
-) -> Result<Vec<Lease>> {
+pub(super) fn list(name: &str, config: &BridgeConfig, hosts: &[StaticHost], file: &Path) -> Result<Vec<Lease>> {
     let mut leases = Vec::new();
     let gateways = config.ipv4.iter().map(|v4| IpAddr::V4(v4.address.addr()));
     for address in gateways.chain(config.ipv6.iter().map(|v6| IpAddr::V6(v6.address.addr()))) {
-        leases.push(Lease {
-            hostname: format!("{name}.gw"),
-            hwaddr: None,
-            address,
-            kind: LeaseKind::Gateway,
-        });
+        leases.push(Lease { hostname: format!("{name}.gw"), hwaddr: None, address, kind: LeaseKind::Gateway });
     }
     let host_name = |host: &StaticHost| host.name.clone().unwrap_or_default();
     for host in hosts {
-        let fixed = host
-            .ipv4
-            .map(IpAddr::V4)
-            .into_iter()
-            .chain(host.ipv6.map(IpAddr::V6));
+        let fixed = host.ipv4.map(IpAddr::V4).into_iter().chain(host.ipv6.map(IpAddr::V6));
         leases.extend(fixed.map(|address| Lease {
             hostname: host_name(host),
             hwaddr: Some(host.hwaddr),
@@ -161,10 +140,7 @@ pub(super) fn list(
             kind: LeaseKind::Static,
         }));
     }
-    let slaac = config
-        .ipv6
-        .as_ref()
-        .filter(|v6| v6.dhcp && !v6.stateful && v6.address.prefix_len() <= 64);
+    let slaac = config.ipv6.as_ref().filter(|v6| v6.dhcp && !v6.stateful && v6.address.prefix_len() <= 64);
     for (host, v6) in hosts.iter().filter_map(|host| slaac.map(|v6| (host, v6))) {
         leases.push(Lease {
             hostname: host_name(host),
@@ -174,48 +150,26 @@ pub(super) fn list(
         });
     }
     // DHCPv6 clients are often known by a DUID that says nothing of their hardware; their name tells.
-    let by_name: HashMap<&str, MacAddr> = hosts
-        .iter()
-        .filter_map(|host| Some((host.name.as_deref()?, host.hwaddr)))
-        .collect();
+    let by_name: HashMap<&str, MacAddr> =
+        hosts.iter().filter_map(|host| Some((host.name.as_deref()?, host.hwaddr))).collect();
     for record in read(file)? {
         if leases.iter().any(|lease| lease.address == record.address) {
             continue;
         }
         let hostname = record.hostname.unwrap_or_default();
-        let hwaddr = record
-            .hwaddr
-            .or_else(|| by_name.get(hostname.as_str()).copied());
-        leases.push(Lease {
-            hostname,
-            hwaddr,
-            address: record.address,
-            kind: LeaseKind::Dynamic,
-        });
+        let hwaddr = record.hwaddr.or_else(|| by_name.get(hostname.as_str()).copied());
+        leases.push(Lease { hostname, hwaddr, address: record.address, kind: LeaseKind::Dynamic });
     }
     Ok(leases)
 }
 
 /// Tells dnsmasq, in the place of the client with this hardware address, that it gives up its IPv4 leases (DHCPRELEASE,
 /// RFC 2131, 4.4.6). dnsmasq answers nothing; it has rewritten the file when it has read the packet.
-pub(super) async fn release(
-    bridge: &str,
-    config: &BridgeConfig,
-    hwaddr: MacAddr,
-    file: &Path,
-) -> Result<()> {
-    let Some(server) = config
-        .ipv4
-        .as_ref()
-        .filter(|v4| v4.dhcp)
-        .map(|v4| v4.address.addr())
-    else {
+pub(super) async fn release(bridge: &str, config: &BridgeConfig, hwaddr: MacAddr, file: &Path) -> Result<()> {
+    let Some(server) = config.ipv4.as_ref().filter(|v4| v4.dhcp).map(|v4| v4.address.addr()) else {
         return Ok(());
     };
-    for record in read(file)?
-        .into_iter()
-        .filter(|record| record.hwaddr == Some(hwaddr))
-    {
+    for record in read(file)?.into_iter().filter(|record| record.hwaddr == Some(hwaddr)) {
         if let IpAddr::V4(address) = record.address {
             let packet = release_packet(hwaddr, address, server, record.client.as_deref());
             send(bridge, server, &packet)
@@ -231,19 +185,11 @@ pub(super) async fn release(
 async fn send(bridge: &str, server: Ipv4Addr, packet: &[u8]) -> io::Result<()> {
     let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)).await?;
     socket.bind_device(Some(bridge.as_bytes()))?;
-    socket
-        .send_to(packet, SocketAddrV4::new(server, 67))
-        .await
-        .map(drop)
+    socket.send_to(packet, SocketAddrV4::new(server, 67)).await.map(drop)
 }
 
 /// The packet, laid out as in RFC 2131, figure 1, with its options (RFC 2132).
-fn release_packet(
-    hwaddr: MacAddr,
-    client: Ipv4Addr,
-    server: Ipv4Addr,
-    client_id: Option<&[u8]>,
-) -> Vec<u8> {
+fn release_packet(hwaddr: MacAddr, client: Ipv4Addr, server: Ipv4Addr, client_id: Option<&[u8]>) -> Vec<u8> {
     let mut packet = vec![0; 236];
     packet[0] = 1; // BOOTREQUEST
     packet[1] = 1; // Ethernet
@@ -294,10 +240,7 @@ duid 00:01:00:01:2e:d3:7a:8c:10:66:6a:e0:92:7f
         assert_eq!(records[0].hostname.as_deref(), Some("c1"));
         assert_eq!(records[0].client.as_ref().map(Vec::len), Some(9));
         assert_eq!(records[1].hostname, None);
-        assert_eq!(
-            records[2].hwaddr,
-            Some("10:66:6a:00:00:05".parse().unwrap())
-        );
+        assert_eq!(records[2].hwaddr, Some("10:66:6a:00:00:05".parse().unwrap()));
         assert_eq!(records[3].hwaddr, None);
     }
 
@@ -314,31 +257,14 @@ duid 00:01:00:01:2e:d3:7a:8c:10:66:6a:e0:92:7f
             ipv6: None,
         };
         let leases = list("br0", &config(), &[host], &file).unwrap();
-        let kinds: Vec<_> = leases
-            .iter()
-            .map(|l| (l.hostname.as_str(), l.address.to_string(), l.kind))
-            .collect();
-        assert_eq!(
-            kinds[0],
-            ("br0.gw", "10.77.0.1".to_owned(), LeaseKind::Gateway)
-        );
-        assert_eq!(
-            kinds[1],
-            ("br0.gw", "fd42::1".to_owned(), LeaseKind::Gateway)
-        );
-        assert_eq!(
-            kinds[2],
-            ("c1", "10.77.0.251".to_owned(), LeaseKind::Static)
-        );
+        let kinds: Vec<_> = leases.iter().map(|l| (l.hostname.as_str(), l.address.to_string(), l.kind)).collect();
+        assert_eq!(kinds[0], ("br0.gw", "10.77.0.1".to_owned(), LeaseKind::Gateway));
+        assert_eq!(kinds[1], ("br0.gw", "fd42::1".to_owned(), LeaseKind::Gateway));
+        assert_eq!(kinds[2], ("c1", "10.77.0.251".to_owned(), LeaseKind::Static));
         assert_eq!(kinds.len(), 6);
         // Known by its name although its DUID doesn't tell.
         assert_eq!(leases[5].hwaddr, Some("10:66:6a:6f:04:f9".parse().unwrap()));
-        assert!(
-            list("br0", &config(), &[], &directory.path().join("absent"))
-                .unwrap()
-                .len()
-                == 2
-        );
+        assert!(list("br0", &config(), &[], &directory.path().join("absent")).unwrap().len() == 2);
     }
 
     #[test]

@@ -52,10 +52,7 @@ impl MacAddr {
 
     /// The link-local address the kernel gives a link with this address by default.
     pub fn link_local(self) -> Ipv6Addr {
-        self.eui64(Ipv6Net::new_assert(
-            Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0),
-            64,
-        ))
+        self.eui64(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 64))
     }
 
     pub(super) fn from_slice(bytes: &[u8]) -> Option<Self> {
@@ -110,13 +107,7 @@ mod tests {
     fn parses_and_prints() {
         let mac: MacAddr = "10:66:6A:6f:04:f9".parse().unwrap();
         assert_eq!(mac.to_string(), "10:66:6a:6f:04:f9");
-        for bad in [
-            "",
-            "10:66:6a:6f:04",
-            "10:66:6a:6f:04:f9:00",
-            "10:66:6a:6f:04:+9",
-            "10-66-6a-6f-04-f9",
-        ] {
+        for bad in ["", "10:66:6a:6f:04", "10:66:6a:6f:04:f9:00", "10:66:6a:6f:04:+9", "10-66-6a-6f-04-f9"] {
             assert!(bad.parse::<MacAddr>().is_err(), "{bad}");
         }
     }
@@ -125,10 +116,7 @@ mod tests {
     fn derives_the_addresses_that_the_kernel_derives() {
         let mac: MacAddr = "10:66:6a:6f:04:f9".parse().unwrap();
         assert_eq!(mac.link_local().to_string(), "fe80::1266:6aff:fe6f:4f9");
-        assert_eq!(
-            mac.eui64("fd42:1:2:3::1/64".parse().unwrap()).to_string(),
-            "fd42:1:2:3:1266:6aff:fe6f:4f9"
-        );
+        assert_eq!(mac.eui64("fd42:1:2:3::1/64".parse().unwrap()).to_string(), "fd42:1:2:3:1266:6aff:fe6f:4f9");
     }
 
     #[test]

@@ -45,6 +45,8 @@ mod state;
 mod subnet;
 mod sweep;
 mod sysctl;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -62,8 +64,8 @@ use self::{
 };
 pub use self::{
     config::{
-        BridgeConfig, ConfigMap, DEFAULT_DOMAIN, DEFAULT_EXPIRY, DnsMode, Ipv4Config, Ipv6Config,
-        Range, fill_defaults, validate, validate_name,
+        BridgeConfig, ConfigMap, DEFAULT_DOMAIN, DEFAULT_EXPIRY, DnsMode, Ipv4Config, Ipv6Config, Range, fill_defaults,
+        validate, validate_name,
     },
     dnsmasq::StaticHost,
     error::{Error, Result},
@@ -125,18 +127,12 @@ impl Manager {
     }
 
     fn applied(&self, name: &str) -> Result<BridgeConfig> {
-        self.up().get(name).cloned().ok_or_else(|| Error::Unknown {
-            name: name.to_owned(),
-        })
+        self.up().get(name).cloned().ok_or_else(|| Error::Unknown { name: name.to_owned() })
     }
 
     /// Completes the configuration of a network that is being created: see [`fill_defaults`]. `others` are all
     /// networks of the inventory, up or not.
-    pub async fn fill_defaults(
-        &self,
-        config: &mut ConfigMap,
-        others: &[BridgeConfig],
-    ) -> Result<()> {
+    pub async fn fill_defaults(&self, config: &mut ConfigMap, others: &[BridgeConfig]) -> Result<()> {
         let mut occupied = Occupied::default();
         occupied.add_host(&self.0.rtnl, None).await?;
         others.iter().for_each(|other| occupied.add_network(other));
@@ -146,33 +142,15 @@ impl Manager {
     }
 
     /// Refuses subnets that the host or another network uses already. The bridge `name` itself may have them.
-    pub async fn check_free(
-        &self,
-        name: &str,
-        config: &BridgeConfig,
-        others: &[BridgeConfig],
-    ) -> Result<()> {
-        let own = self
-            .0
-            .rtnl
-            .link_by_name(name)
-            .await?
-            .map(|link| link.header.index);
+    pub async fn check_free(&self, name: &str, config: &BridgeConfig, others: &[BridgeConfig]) -> Result<()> {
+        let own = self.0.rtnl.link_by_name(name).await?.map(|link| link.header.index);
         let mut occupied = Occupied::default();
         occupied.add_host(&self.0.rtnl, own).await?;
         others.iter().for_each(|other| occupied.add_network(other));
         for net in config.subnets() {
-            let key = if matches!(net, IpNet::V4(_)) {
-                "ipv4.address"
-            } else {
-                "ipv6.address"
-            };
+            let key = if matches!(net, IpNet::V4(_)) { "ipv4.address" } else { "ipv6.address" };
             if let Some(other) = occupied.conflict(net) {
-                return Err(Error::SubnetTaken {
-                    key,
-                    subnet: net.to_string(),
-                    other: other.to_owned(),
-                });
+                return Err(Error::SubnetTaken { key, subnet: net.to_string(), other: other.to_owned() });
             }
         }
         Ok(())
@@ -200,20 +178,10 @@ impl Manager {
                 Err(error) => failures.push((network.name.clone(), error)),
             }
         }
-        if let Err(error) = self
-            .load_firewall(linked.iter().map(|(network, _)| *network))
-            .await
-        {
+        if let Err(error) = self.load_firewall(linked.iter().map(|(network, _)| *network)).await {
             let message = error.to_string();
             let each = linked.iter().map(|(network, _)| network.name.clone());
-            failures.extend(each.map(|name| {
-                (
-                    name,
-                    Error::Nft {
-                        message: message.clone(),
-                    },
-                )
-            }));
+            failures.extend(each.map(|name| (name, Error::Nft { message: message.clone() })));
             return failures;
         }
         for (network, outcome) in linked {
@@ -230,25 +198,13 @@ impl Manager {
         dir.create()?;
         let before = self.up().get(&network.name).cloned();
         let Inner { rtnl, owner, .. } = &*self.0;
-        bridge::up(
-            rtnl,
-            owner,
-            &dir,
-            &network.name,
-            &network.config,
-            before.as_ref(),
-        )
-        .await
+        bridge::up(rtnl, owner, &dir, &network.name, &network.config, before.as_ref()).await
     }
 
     /// Loads the firewall with these networks added to those that are up, and notes them as up.
     async fn load_firewall(&self, networks: impl IntoIterator<Item = &Network>) -> Result<()> {
         let mut wanted = self.up().clone();
-        wanted.extend(
-            networks
-                .into_iter()
-                .map(|network| (network.name.clone(), network.config.clone())),
-        );
+        wanted.extend(networks.into_iter().map(|network| (network.name.clone(), network.config.clone())));
         nft::load(&wanted).await?;
         *self.up() = wanted;
         Ok(())
@@ -324,12 +280,7 @@ impl Manager {
 
     /// Who has which address in the network. `hosts` are the NICs on it.
     pub async fn leases(&self, network: &str, hosts: &[StaticHost]) -> Result<Vec<Lease>> {
-        leases::list(
-            network,
-            &self.applied(network)?,
-            hosts,
-            &self.dir(network).leases(),
-        )
+        leases::list(network, &self.applied(network)?, hosts, &self.dir(network).leases())
     }
 
     /// Plugs a NIC into a bridge and into a container's network namespace, running or just being made. The container's
@@ -355,22 +306,10 @@ impl Manager {
 
     /// Removes what belongs to no NIC and no network of these: host ends of NICs, dnsmasq processes, bridges and
     /// directories. For the daemon's start, before the first launch.
-    pub async fn sweep(
-        &self,
-        known_host_names: &HashSet<String>,
-        networks: &[Network],
-    ) -> Result<Swept> {
+    pub async fn sweep(&self, known_host_names: &HashSet<String>, networks: &[Network]) -> Result<Swept> {
         let _changing = self.0.changes.lock().await;
-        let known: BTreeSet<&str> = networks
-            .iter()
-            .map(|network| network.name.as_str())
-            .collect();
-        let Inner {
-            rtnl,
-            owner,
-            networks_dir,
-            ..
-        } = &*self.0;
+        let known: BTreeSet<&str> = networks.iter().map(|network| network.name.as_str()).collect();
+        let Inner { rtnl, owner, networks_dir, .. } = &*self.0;
         sweep::sweep(rtnl, owner, networks_dir, known_host_names, &known).await
     }
 }

@@ -33,19 +33,15 @@ use std::{
 
 use duet_client::api;
 use rtnetlink::{
-    packet_core::{
-        NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload,
-    },
-    packet_route::{
-        AddressFamily, RouteNetlinkMessage, address::AddressMessage, link::LinkMessage,
-    },
+    packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload},
+    packet_route::{AddressFamily, RouteNetlinkMessage, address::AddressMessage, link::LinkMessage},
 };
 use rustix::net::{
-    AddressFamily as Domain, RecvFlags, SendFlags, SocketFlags, SocketType,
-    netdevice::index_to_name, netlink::SocketAddrNetlink,
+    AddressFamily as Domain, RecvFlags, SendFlags, SocketFlags, SocketType, netdevice::index_to_name,
+    netlink::SocketAddrNetlink,
 };
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::unix::{AsyncFd, AsyncFdReadyGuard},
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::sleep,
@@ -80,72 +76,46 @@ pub struct NetnsState {
 impl NetnsState {
     /// Whether it has a global IPv4 address on something other than loopback.
     pub fn has_ipv4(&self) -> bool {
-        self.global_addresses()
-            .any(|address| address.address.is_ipv4())
+        self.global_addresses().any(|address| address.address.is_ipv4())
     }
 
     /// Whether it has a usable global IPv6 address on something other than loopback.
     pub fn has_ipv6(&self) -> bool {
-        self.global_addresses()
-            .any(|address| address.address.is_ipv6())
+        self.global_addresses().any(|address| address.address.is_ipv6())
     }
 
     /// Its usable global addresses but for those on loopback links.
     pub fn global_addresses(&self) -> impl Iterator<Item = &Address> {
-        let links = self
-            .interfaces
-            .values()
-            .filter(|interface| !interface.loopback);
+        let links = self.interfaces.values().filter(|interface| !interface.loopback);
         let addresses = links.flat_map(|interface| &interface.addresses);
-        addresses.filter(|address| {
-            !address.tentative && address.scope() == super::interface::Scope::Global
-        })
+        addresses.filter(|address| !address.tentative && address.scope() == super::interface::Scope::Global)
     }
 
     /// The link of that name.
     pub fn interface(&self, name: &str) -> Option<&Interface> {
-        self.interfaces
-            .values()
-            .find(|interface| interface.name == name)
+        self.interfaces.values().find(|interface| interface.name == name)
     }
 
     /// As the API shows it, by link name. The host's ends of the veths are looked up in the caller's namespace.
     pub fn to_api(&self) -> HashMap<String, api::InstanceStateNetwork> {
-        let lookup =
-            rustix::net::socket_with(Domain::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-                .ok();
+        let lookup = rustix::net::socket_with(Domain::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok();
         // An index says nothing of the namespace it is in; only a name of our form is one of ours.
-        let host_name = |index: u32| {
-            index_to_name(lookup.as_ref()?, index)
-                .ok()
-                .filter(|name| is_host_name(name))
-        };
+        let host_name = |index: u32| index_to_name(lookup.as_ref()?, index).ok().filter(|name| is_host_name(name));
         let interfaces = self.interfaces.values();
         interfaces
-            .map(|i| {
-                (
-                    i.name.clone(),
-                    i.to_instance_state(i.peer_index.and_then(host_name).unwrap_or_default()),
-                )
-            })
+            .map(|i| (i.name.clone(), i.to_instance_state(i.peer_index.and_then(host_name).unwrap_or_default())))
             .collect()
     }
 
     fn same_but_counters(&self, other: &Self) -> bool {
         self.interfaces.len() == other.interfaces.len()
-            && self
-                .interfaces
-                .values()
-                .zip(other.interfaces.values())
-                .all(|(a, b)| a.same_but_counters(b))
+            && self.interfaces.values().zip(other.interfaces.values()).all(|(a, b)| a.same_but_counters(b))
     }
 
     fn apply(&mut self, message: &RouteNetlinkMessage) {
         match message {
             // Bridges tell of their ports in messages of their own family, whose "deleted" means "left the bridge".
-            RouteNetlinkMessage::NewLink(link)
-                if link.header.interface_family == AddressFamily::Unspec =>
-            {
+            RouteNetlinkMessage::NewLink(link) if link.header.interface_family == AddressFamily::Unspec => {
                 let full = self.interfaces.len() >= MAX_INTERFACES;
                 let mut new = Interface::parse(link);
                 if let Some(old) = self.interfaces.get_mut(&new.index) {
@@ -155,9 +125,7 @@ impl NetnsState {
                     self.interfaces.insert(new.index, new);
                 }
             }
-            RouteNetlinkMessage::DelLink(link)
-                if link.header.interface_family == AddressFamily::Unspec =>
-            {
+            RouteNetlinkMessage::DelLink(link) if link.header.interface_family == AddressFamily::Unspec => {
                 self.interfaces.remove(&link.header.index);
             }
             RouteNetlinkMessage::NewAddress(message) => {
@@ -208,27 +176,22 @@ impl NetnsWatcher {
     /// Begins to watch through `socket`, a NETLINK_ROUTE socket made in the namespace. It joins the multicast groups
     /// itself, whether or not the socket is bound already. Needs a tokio runtime.
     pub fn spawn(socket: OwnedFd) -> Result<Self> {
-        let fail =
-            |e: rustix::io::Errno| Error::system("cannot use the container's netlink socket", e);
+        let fail = |e: rustix::io::Errno| Error::system("cannot use the container's netlink socket", e);
         let flags = rustix::fs::fcntl_getfl(&socket).map_err(fail)?;
         rustix::fs::fcntl_setfl(&socket, flags | rustix::fs::OFlags::NONBLOCK).map_err(fail)?;
         let port = || -> rustix::io::Result<u32> {
             Ok(SocketAddrNetlink::try_from(rustix::net::getsockname(&socket)?)?.pid())
         };
         // Binding again to the same port (0 if there is none yet: the kernel chooses one) sets the groups.
-        rustix::net::bind(
-            &socket,
-            &SocketAddrNetlink::new(port().map_err(fail)?, GROUPS),
-        )
-        .map_err(fail)?;
+        rustix::net::bind(&socket, &SocketAddrNetlink::new(port().map_err(fail)?, GROUPS)).map_err(fail)?;
         let port = port().map_err(fail)?;
-        let socket = readable::register(socket)
-            .map_err(|e| Error::system("cannot watch the container's netlink socket", e))?;
+        let socket =
+            readable::register(socket).map_err(|e| Error::system("cannot watch the container's netlink socket", e))?;
 
         let (publish, states) = watch::channel(Arc::default());
         let (requests, received) = mpsc::unbounded_channel();
         let watch = Watch {
-            socket,
+            socket: Arc::new(socket),
             port,
             sequence: 0,
             model: NetnsState::default(),
@@ -239,11 +202,7 @@ impl NetnsWatcher {
             stale: true,
             settled: false,
         };
-        Ok(NetnsWatcher {
-            states,
-            requests,
-            task: tokio::spawn(watch.run()),
-        })
+        Ok(NetnsWatcher { states, requests, task: tokio::spawn(watch.run()) })
     }
 
     /// The state as last heard of; empty until the first dump is in. Counters are as old as the last change.
@@ -258,9 +217,7 @@ impl NetnsWatcher {
 
     /// A fresh dump, with current counters. Requests that arrive while one is under way share the next.
     pub async fn snapshot(&self) -> Result<NetnsState> {
-        let gone = || Error::WatcherGone {
-            message: "its socket was closed".to_owned(),
-        };
+        let gone = || Error::WatcherGone { message: "its socket was closed".to_owned() };
         let (reply, answer) = oneshot::channel();
         self.requests.send(reply).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())
@@ -278,7 +235,7 @@ struct Dump {
 
 /// The watching task.
 struct Watch {
-    socket: AsyncFd<OwnedFd>,
+    socket: Arc<AsyncFd<OwnedFd>>,
     port: u32,
     sequence: u32,
     model: NetnsState,
@@ -306,14 +263,14 @@ impl Watch {
         if self.dump.is_none() && (self.stale || !self.waiting.is_empty()) {
             self.start_dump()?;
         }
+        let socket = Arc::clone(&self.socket);
         tokio::select! {
             request = self.requests.recv() => match request {
                 Some(reply) => self.waiting.push(reply),
                 None => return Err(io::Error::other("nobody watches")),
             },
-            ready = self.socket.readable() => {
-                ready?.retain_ready();
-                if self.drain()? {
+            ready = socket.readable() => {
+                if self.drain(&mut ready?)? {
                     sleep(REST).await;
                 }
             }
@@ -326,13 +283,7 @@ impl Watch {
         let replies = std::mem::take(&mut self.waiting);
         let sequence = self.send_dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
         let building = NetnsState::default();
-        self.dump = Some(Dump {
-            sequence,
-            links_done: false,
-            interrupted: false,
-            building,
-            replies,
-        });
+        self.dump = Some(Dump { sequence, links_done: false, interrupted: false, building, replies });
         Ok(())
     }
 
@@ -349,34 +300,31 @@ impl Watch {
         Ok(self.sequence)
     }
 
-    /// Reads what has arrived, and tells whether the task should rest before it reads more.
-    fn drain(&mut self) -> io::Result<bool> {
+    /// Reads what has arrived, and tells whether the task should rest before it reads more. Only a read that finds
+    /// nothing ends the readiness that `ready` stands for, and only if nothing has come since it was taken.
+    fn drain(&mut self, ready: &mut AsyncFdReadyGuard<'_, OwnedFd>) -> io::Result<bool> {
         let mut buffer = Vec::with_capacity(BUFFER);
         let mut rest = true;
         for _ in 0..BATCH {
             buffer.clear();
-            let spare = rustix::buffer::spare_capacity(&mut buffer);
-            match rustix::net::recvfrom(self.socket.get_ref(), spare, RecvFlags::DONTWAIT) {
-                Ok((_, _, from)) => {
-                    let from = from.and_then(|any| SocketAddrNetlink::try_from(any).ok());
-                    if from.is_some_and(|from| from.pid() == 0) {
-                        self.read(&buffer)?;
-                    }
-                }
-                Err(rustix::io::Errno::AGAIN) => {
-                    // Consumes the readiness; data that came since makes the next poll return at once.
-                    let _ = self.socket.try_io(Interest::READABLE, |_| {
-                        Err::<(), _>(io::ErrorKind::WouldBlock.into())
-                    });
-                    rest = false;
-                    break;
-                }
-                Err(rustix::io::Errno::NOBUFS) => {
+            let received = ready.try_io(|socket| {
+                let spare = rustix::buffer::spare_capacity(&mut buffer);
+                let (_, _, from) = rustix::net::recvfrom(socket, spare, RecvFlags::DONTWAIT)?;
+                Ok(from.and_then(|any| SocketAddrNetlink::try_from(any).ok()))
+            });
+            match received {
+                Ok(Ok(Some(from))) if from.pid() == 0 => self.read(&buffer)?,
+                Ok(Ok(_)) => {}
+                Ok(Err(e)) if e.raw_os_error() == Some(libc::ENOBUFS) => {
                     self.stale = true;
                     break;
                 }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
+                Ok(Err(e)) if e.kind() == io::ErrorKind::Interrupted => {}
+                Ok(Err(e)) => return Err(e),
+                Err(_would_block) => {
+                    rest = false;
+                    break;
+                }
             }
         }
         self.publish();
@@ -386,24 +334,15 @@ impl Watch {
     /// Reads all messages of one datagram.
     fn read(&mut self, mut datagram: &[u8]) -> io::Result<()> {
         while let Ok(header) = NetlinkBuffer::new_checked(datagram) {
-            let length = usize::try_from(header.length())
-                .unwrap_or(usize::MAX)
-                .min(datagram.len());
+            let length = usize::try_from(header.length()).unwrap_or(usize::MAX).min(datagram.len());
             let ours = header.port_number() == self.port
-                && self
-                    .dump
-                    .as_ref()
-                    .is_some_and(|dump| dump.sequence == header.sequence_number());
+                && self.dump.as_ref().is_some_and(|dump| dump.sequence == header.sequence_number());
             // A message that the parser doesn't know is none that we asked for.
-            if let Ok(message) =
-                NetlinkMessage::<RouteNetlinkMessage>::deserialize(&datagram[..length])
-            {
+            if let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&datagram[..length]) {
                 self.take(message, ours)?;
             }
             // Messages are aligned to four bytes (netlink(7), NLMSG_ALIGN).
-            datagram = datagram
-                .get(length.next_multiple_of(4)..)
-                .unwrap_or_default();
+            datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
         Ok(())
     }
@@ -425,9 +364,13 @@ impl Watch {
                 }
                 self.advance()?;
             }
-            // The kernel refused the dump: it can't be said what the namespace holds.
+            // A queue that is full when the dump begins only delays it (netlink_recvmsg goes on with it), though the
+            // kernel complains. Any other refusal means that it can't be said what the namespace holds.
             NetlinkPayload::Error(error) if ours && error.code.is_some() => {
-                return Err(error.to_io());
+                let error = error.to_io();
+                if error.raw_os_error() != Some(libc::ENOBUFS) {
+                    return Err(error);
+                }
             }
             NetlinkPayload::Overrun(_) => self.stale = true,
             _ => {}
@@ -442,8 +385,7 @@ impl Watch {
         };
         if !dump.links_done {
             dump.links_done = true;
-            dump.sequence =
-                self.send_dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+            dump.sequence = self.send_dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
             self.dump = Some(dump);
             return Ok(());
         }

@@ -91,10 +91,7 @@ pub fn render(networks: &BTreeMap<String, BridgeConfig>) -> String {
     let _ = writeln!(script, "table {TABLE} {{");
     for ((name, hook), body) in CHAINS.iter().zip(&rules.0) {
         if !body.is_empty() {
-            let _ = writeln!(
-                script,
-                "\tchain {name} {{\n\t\t{hook}; policy accept;\n{body}\t}}"
-            );
+            let _ = writeln!(script, "\tchain {name} {{\n\t\t{hook}; policy accept;\n{body}\t}}");
         }
     }
     script.push_str("}\n");
@@ -102,10 +99,8 @@ pub fn render(networks: &BTreeMap<String, BridgeConfig>) -> String {
 }
 
 fn ipv4_rules(bridge: &str, v4: &Ipv4Config, rules: &mut Rules) {
-    let (from, to) = (
-        format!("iifname \"{bridge}\" meta nfproto ipv4"),
-        format!("oifname \"{bridge}\" meta nfproto ipv4"),
-    );
+    let (from, to) =
+        (format!("iifname \"{bridge}\" meta nfproto ipv4"), format!("oifname \"{bridge}\" meta nfproto ipv4"));
     if v4.firewall {
         let icmp = "icmp type { echo-request, echo-reply, destination-unreachable, time-exceeded, parameter-problem }";
         rules.input(format!("{from} udp dport {{ 53, 67 }} accept"));
@@ -118,17 +113,13 @@ fn ipv4_rules(bridge: &str, v4: &Ipv4Config, rules: &mut Rules) {
     }
     if v4.nat {
         let subnet = v4.address.trunc();
-        rules.postrouting(format!(
-            "oifname != \"{bridge}\" ip saddr {subnet} ip daddr != {subnet} masquerade"
-        ));
+        rules.postrouting(format!("oifname != \"{bridge}\" ip saddr {subnet} ip daddr != {subnet} masquerade"));
     }
 }
 
 fn ipv6_rules(bridge: &str, v6: &Ipv6Config, rules: &mut Rules) {
-    let (from, to) = (
-        format!("iifname \"{bridge}\" meta nfproto ipv6"),
-        format!("oifname \"{bridge}\" meta nfproto ipv6"),
-    );
+    let (from, to) =
+        (format!("iifname \"{bridge}\" meta nfproto ipv6"), format!("oifname \"{bridge}\" meta nfproto ipv6"));
     if v6.firewall {
         // All of ICMPv6: neighbour and router discovery are part of it (RFC 4890).
         rules.input(format!("{from} udp dport {{ 53, 547 }} accept"));
@@ -141,24 +132,15 @@ fn ipv6_rules(bridge: &str, v6: &Ipv6Config, rules: &mut Rules) {
     }
     if v6.nat {
         let subnet = v6.address.trunc();
-        rules.postrouting(format!(
-            "oifname != \"{bridge}\" ip6 saddr {subnet} ip6 daddr != {subnet} masquerade"
-        ));
+        rules.postrouting(format!("oifname != \"{bridge}\" ip6 saddr {subnet} ip6 daddr != {subnet} masquerade"));
     }
 }
 
 fn forwarding(from: &str, to: &str, routing: bool, rules: &mut Rules) {
-    let verdict = if routing {
-        "accept"
-    } else {
-        "reject with icmpx admin-prohibited"
-    };
+    let verdict = if routing { "accept" } else { "reject with icmpx admin-prohibited" };
     if !routing {
         // Bridged traffic is not routed, though br_netfilter shows it here.
-        let both = from.replace(
-            " meta ",
-            &format!(" {} meta ", to.split(" meta ").next().unwrap_or_default()),
-        );
+        let both = from.replace(" meta ", &format!(" {} meta ", to.split(" meta ").next().unwrap_or_default()));
         rules.forward(format!("{both} accept"));
     }
     rules.forward(format!("{from} {verdict}"));
@@ -171,9 +153,7 @@ pub async fn load(networks: &BTreeMap<String, BridgeConfig>) -> Result<()> {
     let needed = script.contains("chain ");
     match NFT.run(&["-f".as_ref(), "-".as_ref()], &script).await {
         Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(Error::Nft {
-            message: complaint(&output),
-        }),
+        Ok(output) => Err(Error::Nft { message: complaint(&output) }),
         Err(Error::MissingProgram { .. }) if !needed => Ok(()),
         Err(error) => Err(error),
     }
@@ -185,10 +165,7 @@ mod tests {
     use crate::network::config::ConfigMap;
 
     fn config(pairs: &[(&str, &str)]) -> BridgeConfig {
-        let map: ConfigMap = pairs
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
+        let map: ConfigMap = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         BridgeConfig::parse(&map).unwrap()
     }
 
@@ -206,9 +183,7 @@ mod tests {
     #[test]
     fn nat_only_where_asked() {
         let with = one(&[("ipv4.address", "10.1.2.1/24"), ("ipv4.nat", "true")]);
-        assert!(with.contains(
-            "oifname != \"duetbr0\" ip saddr 10.1.2.0/24 ip daddr != 10.1.2.0/24 masquerade"
-        ));
+        assert!(with.contains("oifname != \"duetbr0\" ip saddr 10.1.2.0/24 ip daddr != 10.1.2.0/24 masquerade"));
         let without = one(&[("ipv4.address", "10.1.2.1/24")]);
         assert!(!without.contains("masquerade") && !without.contains("postrouting"));
     }

@@ -12,9 +12,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rand::{Rng, RngExt};
-use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
-};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
 
 use super::{
     bridge::raise,
@@ -57,28 +55,20 @@ pub struct NicSpec<'a> {
 
 /// A new name for the host's end of a pair.
 pub fn host_name(rng: &mut impl Rng) -> String {
-    format!(
-        "{HOST_PREFIX}{:0width$x}",
-        rng.random::<u32>(),
-        width = HOST_DIGITS
-    )
+    format!("{HOST_PREFIX}{:0width$x}", rng.random::<u32>(), width = HOST_DIGITS)
 }
 
 /// Whether a link name has the form of [`host_name`]'s.
 pub fn is_host_name(name: &str) -> bool {
-    name.strip_prefix(HOST_PREFIX).is_some_and(|rest| {
-        rest.len() == HOST_DIGITS && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    })
+    name.strip_prefix(HOST_PREFIX)
+        .is_some_and(|rest| rest.len() == HOST_DIGITS && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
 }
 
 /// Makes the pair. See the module's documentation.
 pub(super) async fn attach(rtnl: &Rtnl, spec: &NicSpec<'_>) -> Result<()> {
-    let parent =
-        super::interface::Interface::parse(&rtnl.link_by_name(spec.parent).await?.ok_or_else(
-            || Error::NoSuchLink {
-                name: spec.parent.to_owned(),
-            },
-        )?);
+    let parent = super::interface::Interface::parse(
+        &rtnl.link_by_name(spec.parent).await?.ok_or_else(|| Error::NoSuchLink { name: spec.parent.to_owned() })?,
+    );
     let mtu = spec.mtu.unwrap_or(parent.mtu);
 
     let mut peer = LinkMessage::default();
@@ -120,13 +110,7 @@ mod tests {
             let name = host_name(&mut rand::rng());
             assert!(is_host_name(&name) && name.len() <= 15, "{name}");
         }
-        for other in [
-            "duetbr0",
-            "duet0123abc",
-            "duet0123abcde",
-            "duet0123ABCD",
-            "veth01234567",
-        ] {
+        for other in ["duetbr0", "duet0123abc", "duet0123abcde", "duet0123ABCD", "veth01234567"] {
             assert!(!is_host_name(other), "{other}");
         }
     }

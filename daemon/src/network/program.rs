@@ -26,15 +26,9 @@ pub(super) struct Program {
 }
 
 /// nftables' command line.
-pub(super) const NFT: Program = Program {
-    name: "nft",
-    package: "nftables",
-};
+pub(super) const NFT: Program = Program { name: "nft", package: "nftables" };
 /// The DHCP and DNS server.
-pub(super) const DNSMASQ: Program = Program {
-    name: "dnsmasq",
-    package: "dnsmasq-base",
-};
+pub(super) const DNSMASQ: Program = Program { name: "dnsmasq", package: "dnsmasq-base" };
 
 impl Program {
     /// Its path, or the error that names the package.
@@ -43,10 +37,7 @@ impl Program {
         let dirs = std::env::split_paths(&path).chain(SYSTEM_DIRS.iter().map(PathBuf::from));
         dirs.map(|dir| dir.join(self.name))
             .find(|file| is_executable(file))
-            .ok_or(Error::MissingProgram {
-                program: self.name,
-                package: self.package,
-            })
+            .ok_or(Error::MissingProgram { program: self.name, package: self.package })
     }
 
     /// Runs it with `input` on its standard input and waits for it and for the end of its output.
@@ -80,22 +71,10 @@ impl Program {
 
 /// What a failed program said, on one line.
 pub(super) fn complaint(output: &Output) -> String {
-    let said = if output.stderr.is_empty() {
-        &output.stdout
-    } else {
-        &output.stderr
-    };
+    let said = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
     let text = String::from_utf8_lossy(said);
-    let lines: Vec<&str> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
-    if lines.is_empty() {
-        output.status.to_string()
-    } else {
-        lines.join("; ")
-    }
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if lines.is_empty() { output.status.to_string() } else { lines.join("; ") }
 }
 
 fn is_executable(file: &Path) -> bool {

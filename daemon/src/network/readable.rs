@@ -8,6 +8,5 @@ use tokio::io::{Interest, unix::AsyncFd};
 pub(super) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open, is nobody else's, and names the same descriptor until it is dropped; the `AsyncFd`
     // owns it and gives out no way to replace it.
-    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
-        .map_err(|error| error.into_parts().1)
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(|error| error.into_parts().1)
 }

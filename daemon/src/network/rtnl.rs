@@ -7,8 +7,7 @@ use futures_util::StreamExt;
 use rtnetlink::{
     Handle,
     packet_core::{
-        NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST,
-        NetlinkMessage, NetlinkPayload,
+        NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
     },
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
@@ -40,40 +39,29 @@ impl Drop for Rtnl {
 impl Rtnl {
     /// Opens the connection and spawns the task that drives it; needs a tokio runtime.
     pub fn open() -> Result<Self> {
-        let (connection, handle, _messages) = rtnetlink::new_connection()
-            .map_err(|e| Error::system("cannot open a netlink socket", e))?;
-        Ok(Rtnl {
-            handle,
-            connection: tokio::spawn(connection),
-        })
+        let (connection, handle, _messages) =
+            rtnetlink::new_connection().map_err(|e| Error::system("cannot open a netlink socket", e))?;
+        Ok(Rtnl { handle, connection: tokio::spawn(connection) })
     }
 
     /// Sends one request and waits for the kernel's verdict.
-    async fn change(
-        &self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-        action: impl Fn() -> String,
-    ) -> Result<()> {
+    async fn change(&self, message: RouteNetlinkMessage, flags: u16, action: impl Fn() -> String) -> Result<()> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-        let mut replies = self
-            .handle
-            .clone()
-            .request(request)
-            .map_err(|e| protocol(action(), e))?;
+        let mut replies = self.handle.clone().request(request).map_err(|e| protocol(action(), e))?;
         while let Some(reply) = replies.next().await {
-            if let NetlinkPayload::Error(error) = reply.payload {
-                if error.code.is_some() {
-                    return Err(Error::Netlink {
-                        action: action(),
-                        source: error.to_io(),
-                    });
-                }
-                return Ok(());
+            if let NetlinkPayload::Error(error) = reply.payload
+                && error.code.is_some()
+            {
+                let source = error.to_io();
+                return Err(Error::Netlink { action: action(), source });
             }
         }
-        Err(protocol(action(), "the connection was closed"))
+        // The connection keeps the acknowledgement to itself and only ends the replies; so it does when it dies.
+        if self.connection.is_finished() {
+            return Err(protocol(action(), "the connection was closed"));
+        }
+        Ok(())
     }
 
     /// Sends one dump request; a dump that the kernel reports as inconsistent (NLM_F_DUMP_INTR) is repeated.
@@ -88,20 +76,13 @@ impl Rtnl {
             let mut interrupted = false;
             let mut request = NetlinkMessage::from(message());
             request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-            let mut replies = self
-                .handle
-                .clone()
-                .request(request)
-                .map_err(|e| protocol(action, e))?;
+            let mut replies = self.handle.clone().request(request).map_err(|e| protocol(action, e))?;
             while let Some(reply) = replies.next().await {
                 interrupted |= reply.header.flags & NLM_F_DUMP_INTR != 0;
                 match reply.payload {
                     NetlinkPayload::InnerMessage(inner) => collected.push(inner),
                     NetlinkPayload::Error(error) if error.code.is_some() => {
-                        return Err(Error::Netlink {
-                            action: action.to_owned(),
-                            source: error.to_io(),
-                        });
+                        return Err(Error::Netlink { action: action.to_owned(), source: error.to_io() });
                     }
                     _ => {}
                 }
@@ -115,47 +96,29 @@ impl Rtnl {
 
     /// All links of the namespace, with their counters.
     pub async fn links(&self) -> Result<Vec<LinkMessage>> {
-        let replies = self
-            .dump(
-                || RouteNetlinkMessage::GetLink(LinkMessage::default()),
-                "list interfaces",
-            )
-            .await?;
+        let replies = self.dump(|| RouteNetlinkMessage::GetLink(LinkMessage::default()), "list interfaces").await?;
         Ok(replies.into_iter().filter_map(as_link).collect())
     }
 
     /// The link of that name.
     pub async fn link_by_name(&self, name: &str) -> Result<Option<LinkMessage>> {
         let mut query = LinkMessage::default();
-        query
-            .attributes
-            .push(LinkAttribute::IfName(name.to_owned()));
+        query.attributes.push(LinkAttribute::IfName(name.to_owned()));
         // Virtual functions' details are long and nobody here reads them; without the mask the kernel leaves them
         // out, but a request by name must hold some mask for old kernels to look at the name at all.
-        query
-            .attributes
-            .push(LinkAttribute::ExtMask(vec![LinkExtentMask::Vf]));
+        query.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::Vf]));
         let action = || format!("look up interface {name}");
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(query));
         request.header.flags = NLM_F_REQUEST;
-        let mut replies = self
-            .handle
-            .clone()
-            .request(request)
-            .map_err(|e| protocol(action(), e))?;
+        let mut replies = self.handle.clone().request(request).map_err(|e| protocol(action(), e))?;
         match replies.next().await.map(|reply| reply.payload) {
-            Some(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link))) => {
-                Ok(Some(link))
-            }
+            Some(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link))) => Ok(Some(link)),
             Some(NetlinkPayload::Error(error)) => {
                 let source = error.to_io();
                 if source.raw_os_error() == Some(libc::ENODEV) {
                     return Ok(None);
                 }
-                Err(Error::Netlink {
-                    action: action(),
-                    source,
-                })
+                Err(Error::Netlink { action: action(), source })
             }
             _ => Err(protocol(action(), "no link in the reply")),
         }
@@ -165,37 +128,23 @@ impl Rtnl {
     pub async fn link_index(&self, name: &str) -> Result<u32> {
         match self.link_by_name(name).await? {
             Some(link) => Ok(link.header.index),
-            None => Err(Error::NoSuchLink {
-                name: name.to_owned(),
-            }),
+            None => Err(Error::NoSuchLink { name: name.to_owned() }),
         }
     }
 
     /// Creates a link; it must not exist.
     pub async fn add_link(&self, link: LinkMessage, name: &str) -> Result<()> {
         let flags = NLM_F_CREATE | NLM_F_EXCL;
-        self.change(RouteNetlinkMessage::NewLink(link), flags, || {
-            format!("cannot create interface {name}")
-        })
-        .await
+        self.change(RouteNetlinkMessage::NewLink(link), flags, || format!("cannot create interface {name}")).await
     }
 
     /// Changes an existing link to what the message says.
     pub async fn set_link(&self, link: LinkMessage, name: &str) -> Result<()> {
-        self.change(RouteNetlinkMessage::SetLink(link), 0, || {
-            format!("cannot configure interface {name}")
-        })
-        .await
+        self.change(RouteNetlinkMessage::SetLink(link), 0, || format!("cannot configure interface {name}")).await
     }
 
     /// Changes an existing link's attributes, and raises it if `up`.
-    pub async fn set_attributes(
-        &self,
-        index: u32,
-        name: &str,
-        up: bool,
-        attributes: Vec<LinkAttribute>,
-    ) -> Result<()> {
+    pub async fn set_attributes(&self, index: u32, name: &str, up: bool, attributes: Vec<LinkAttribute>) -> Result<()> {
         let mut link = LinkMessage::default();
         link.header.index = index;
         if up {
@@ -210,11 +159,8 @@ impl Rtnl {
     pub async fn delete_link(&self, name: &str) -> Result<bool> {
         let mut link = LinkMessage::default();
         link.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        let result = self
-            .change(RouteNetlinkMessage::DelLink(link), 0, || {
-                format!("cannot delete interface {name}")
-            })
-            .await;
+        let result =
+            self.change(RouteNetlinkMessage::DelLink(link), 0, || format!("cannot delete interface {name}")).await;
         match result {
             Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
@@ -224,12 +170,8 @@ impl Rtnl {
 
     /// All addresses of the namespace.
     pub async fn addresses(&self) -> Result<Vec<AddressMessage>> {
-        let replies = self
-            .dump(
-                || RouteNetlinkMessage::GetAddress(AddressMessage::default()),
-                "list addresses",
-            )
-            .await?;
+        let replies =
+            self.dump(|| RouteNetlinkMessage::GetAddress(AddressMessage::default()), "list addresses").await?;
         Ok(replies
             .into_iter()
             .filter_map(|reply| match reply {
@@ -242,11 +184,8 @@ impl Rtnl {
     /// Adds an address; one that is there already is left as it is.
     pub async fn add_address(&self, address: AddressMessage, what: &str) -> Result<()> {
         let flags = NLM_F_CREATE | NLM_F_EXCL;
-        let result = self
-            .change(RouteNetlinkMessage::NewAddress(address), flags, || {
-                format!("cannot add address {what}")
-            })
-            .await;
+        let result =
+            self.change(RouteNetlinkMessage::NewAddress(address), flags, || format!("cannot add address {what}")).await;
         match result {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
             other => other,
@@ -255,11 +194,8 @@ impl Rtnl {
 
     /// Removes an address; one that is gone already is fine.
     pub async fn delete_address(&self, address: AddressMessage, what: &str) -> Result<()> {
-        let result = self
-            .change(RouteNetlinkMessage::DelAddress(address), 0, || {
-                format!("cannot remove address {what}")
-            })
-            .await;
+        let result =
+            self.change(RouteNetlinkMessage::DelAddress(address), 0, || format!("cannot remove address {what}")).await;
         match result {
             Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
             other => other,
@@ -292,8 +228,5 @@ fn as_link(reply: RouteNetlinkMessage) -> Option<LinkMessage> {
 }
 
 fn protocol(action: impl Into<String>, message: impl ToString) -> Error {
-    Error::Protocol {
-        action: action.into(),
-        message: message.to_string(),
-    }
+    Error::Protocol { action: action.into(), message: message.to_string() }
 }

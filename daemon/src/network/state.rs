@@ -29,10 +29,7 @@ pub(super) async fn host_interfaces(rtnl: &Rtnl) -> Result<Vec<HostInterface>> {
         .iter()
         .map(Interface::parse)
         .filter(|link| link.kind.as_deref() != Some("veth") && !is_host_name(&link.name))
-        .map(|link| HostInterface {
-            kind: network_kind(&link),
-            name: link.name,
-        })
+        .map(|link| HostInterface { kind: network_kind(&link), name: link.name })
         .collect();
     interfaces.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(interfaces)
@@ -51,18 +48,10 @@ fn network_kind(link: &Interface) -> &'static str {
 
 /// The state of a link of the host.
 pub(super) async fn network_state(rtnl: &Rtnl, name: &str) -> Result<api::NetworkState> {
-    let message = rtnl
-        .link_by_name(name)
-        .await?
-        .ok_or_else(|| Error::NoSuchLink {
-            name: name.to_owned(),
-        })?;
+    let message = rtnl.link_by_name(name).await?.ok_or_else(|| Error::NoSuchLink { name: name.to_owned() })?;
     let link = Interface::parse(&message);
     let addresses = rtnl.addresses().await?;
-    let addresses = addresses
-        .iter()
-        .filter_map(Address::parse)
-        .filter(|(index, _)| *index == link.index);
+    let addresses = addresses.iter().filter_map(Address::parse).filter(|(index, _)| *index == link.index);
     let data = info_data(&message);
     // Who is in it, or below it, needs all links; most kinds need none.
     let others = match data {
@@ -72,18 +61,13 @@ pub(super) async fn network_state(rtnl: &Rtnl, name: &str) -> Result<api::Networ
         _ => Vec::new(),
     };
     let ports = || {
-        let mut names: Vec<String> = others
-            .iter()
-            .filter(|o| o.controller == Some(link.index))
-            .map(|o| o.name.clone())
-            .collect();
+        let mut names: Vec<String> =
+            others.iter().filter(|o| o.controller == Some(link.index)).map(|o| o.name.clone()).collect();
         names.sort();
         names
     };
     Ok(api::NetworkState {
-        addresses: addresses
-            .map(|(_, address)| state_address(&address))
-            .collect(),
+        addresses: addresses.map(|(_, address)| state_address(&address)).collect(),
         counters: api::NetworkStateCounters {
             bytes_received: signed(link.counters.rx_bytes),
             bytes_sent: signed(link.counters.tx_bytes),
@@ -105,10 +89,7 @@ pub(super) async fn network_state(rtnl: &Rtnl, name: &str) -> Result<api::Networ
         vlan: match data {
             Some(InfoData::Vlan(infos)) => {
                 let lower = others.iter().find(|o| Some(o.index) == link.peer_index);
-                Some(vlan_state(
-                    infos,
-                    lower.map(|o| o.name.clone()).unwrap_or_default(),
-                ))
+                Some(vlan_state(infos, lower.map(|o| o.name.clone()).unwrap_or_default()))
             }
             _ => None,
         },
@@ -117,13 +98,10 @@ pub(super) async fn network_state(rtnl: &Rtnl, name: &str) -> Result<api::Networ
 }
 
 fn info_data(message: &LinkMessage) -> Option<&InfoData> {
-    let infos = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            LinkAttribute::LinkInfo(infos) => Some(infos),
-            _ => None,
-        })?;
+    let infos = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    })?;
     infos.iter().find_map(|info| match info {
         LinkInfo::Data(data) => Some(data),
         _ => None,
@@ -140,18 +118,11 @@ fn state_address(address: &Address) -> api::NetworkStateAddress {
 }
 
 fn bridge_state(infos: &[InfoBridge], ports: Vec<String>) -> api::NetworkStateBridge {
-    let mut state = api::NetworkStateBridge {
-        upper_devices: ports,
-        ..Default::default()
-    };
+    let mut state = api::NetworkStateBridge { upper_devices: ports, ..Default::default() };
     for info in infos {
         match info {
             InfoBridge::BridgeId(id) => {
-                let mac: String = id
-                    .address
-                    .iter()
-                    .map(|octet| format!("{octet:02x}"))
-                    .collect();
+                let mac: String = id.address.iter().map(|octet| format!("{octet:02x}")).collect();
                 state.id = format!("{:04x}.{mac}", id.priority);
             }
             InfoBridge::StpState(stp) => state.stp = *stp != BridgeStpState::Disabled,
@@ -166,10 +137,7 @@ fn bridge_state(infos: &[InfoBridge], ports: Vec<String>) -> api::NetworkStateBr
 }
 
 fn bond_state(infos: &[InfoBond], ports: Vec<String>) -> api::NetworkStateBond {
-    let mut state = api::NetworkStateBond {
-        lower_devices: ports,
-        ..Default::default()
-    };
+    let mut state = api::NetworkStateBond { lower_devices: ports, ..Default::default() };
     for info in infos {
         match info {
             InfoBond::Mode(mode) => state.mode = mode.to_string(),
@@ -188,8 +156,5 @@ fn vlan_state(infos: &[InfoVlan], lower_device: String) -> api::NetworkStateVlan
         InfoVlan::Id(id) => Some(u64::from(*id)),
         _ => None,
     });
-    api::NetworkStateVlan {
-        lower_device,
-        vid: vid.unwrap_or_default(),
-    }
+    api::NetworkStateVlan { lower_device, vid: vid.unwrap_or_default() }
 }

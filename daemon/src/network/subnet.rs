@@ -20,9 +20,7 @@ use rtnetlink::packet_route::{
     AddressFamily,
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
-use rustix::net::{
-    AddressFamily as Domain, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto,
-};
+use rustix::net::{AddressFamily as Domain, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto};
 use tokio::io::Interest;
 
 use super::{
@@ -65,10 +63,7 @@ impl Occupied {
     /// What uses some of `net`, if anything does.
     pub fn conflict(&self, net: IpNet) -> Option<&str> {
         let overlaps = |used: &IpNet| used.contains(&net) || net.contains(used);
-        self.nets
-            .iter()
-            .find(|(used, _)| overlaps(used))
-            .map(|(_, what)| what.as_str())
+        self.nets.iter().find(|(used, _)| overlaps(used)).map(|(_, what)| what.as_str())
     }
 
     /// Adds all that the host's kernel knows of, but for what belongs to the link with index `but`.
@@ -101,12 +96,8 @@ fn route_subnet(route: &RouteMessage, but: Option<u32>) -> Option<IpNet> {
     let mut destination = None;
     for attribute in &route.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(ip)) => {
-                destination = Some(IpAddr::V4(*ip))
-            }
-            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => {
-                destination = Some(IpAddr::V6(*ip))
-            }
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => destination = Some(IpAddr::V4(*ip)),
+            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => destination = Some(IpAddr::V6(*ip)),
             RouteAttribute::Oif(index) if Some(*index) == but => return None,
             _ => {}
         }
@@ -124,29 +115,17 @@ fn route_subnet(route: &RouteMessage, but: Option<u32>) -> Option<IpNet> {
 pub fn choose_ipv4(occupied: &Occupied, rng: &mut impl Rng) -> Result<Ipv4Net> {
     let bridge = |base: u32| Ipv4Net::new_assert(Ipv4Addr::from(base | 1), 24);
     let free = |net: &Ipv4Net| occupied.conflict(IpNet::V4(*net)).is_none();
-    let random = (0..RANDOM_TRIES)
-        .map(|_| bridge(0x0a00_0000 | rng.random_range(0..0x1_0000_u32) << 8))
-        .find(free);
+    let random = (0..RANDOM_TRIES).map(|_| bridge(0x0a00_0000 | rng.random_range(0..0x1_0000_u32) << 8)).find(free);
     if let Some(net) = random {
         return Ok(net);
     }
-    for (base, count) in [
-        (0x0a00_0000, 0x1_0000_u32),
-        (0xac10_0000, 0x1000),
-        (0xc0a8_0000, 0x100),
-    ] {
+    for (base, count) in [(0x0a00_0000, 0x1_0000_u32), (0xac10_0000, 0x1000), (0xc0a8_0000, 0x100)] {
         let start = rng.random_range(0..count);
-        if let Some(net) = (0..count)
-            .map(|i| bridge(base | ((start + i) % count) << 8))
-            .find(free)
-        {
+        if let Some(net) = (0..count).map(|i| bridge(base | ((start + i) % count) << 8)).find(free) {
             return Ok(net);
         }
     }
-    Err(Error::NoFreeSubnet {
-        family: "IPv4",
-        key: "ipv4.address",
-    })
+    Err(Error::NoFreeSubnet { family: "IPv4", key: "ipv4.address" })
 }
 
 /// Picks a free IPv6 /64 with 48 random bits under fd42::/16, a unique local prefix (RFC 4193) that people know from
@@ -158,10 +137,7 @@ pub fn choose_ipv6(occupied: &Occupied, rng: &mut impl Rng) -> Result<Ipv6Net> {
             Ipv6Net::new_assert(Ipv6Addr::from(0xfd42_u128 << 112 | random | 1), 64)
         })
         .find(|net| occupied.conflict(IpNet::V6(*net)).is_none())
-        .ok_or(Error::NoFreeSubnet {
-            family: "IPv6",
-            key: "ipv6.address",
-        })
+        .ok_or(Error::NoFreeSubnet { family: "IPv6", key: "ipv6.address" })
 }
 
 /// [`fill_defaults`] with pings: while the IPv4 subnet chosen has an answering first address, another is chosen.
@@ -174,9 +150,7 @@ pub(super) async fn fill_defaults_pinging(
     for attempt in 0.. {
         let mut trial = config.clone();
         fill_defaults(&mut trial, occupied, has_ipv6, rng)?;
-        let chosen = trial
-            .get("ipv4.address")
-            .filter(|new| Some(*new) != config.get("ipv4.address"));
+        let chosen = trial.get("ipv4.address").filter(|new| Some(*new) != config.get("ipv4.address"));
         let chosen = chosen.and_then(|text| text.parse::<Ipv4Net>().ok());
         if let Some(net) = chosen
             && attempt < PING_TRIES
@@ -194,9 +168,7 @@ pub(super) async fn fill_defaults_pinging(
 /// Whether anyone answers an ICMP echo to this address within [`PING_DEADLINE`]. Failing to ask (no route, no
 /// permission) counts as no answer.
 async fn answers_ping(address: Ipv4Addr) -> bool {
-    tokio::time::timeout(PING_DEADLINE, ping(address))
-        .await
-        .is_ok_and(|asked| asked.is_ok())
+    tokio::time::timeout(PING_DEADLINE, ping(address)).await.is_ok_and(|asked| asked.is_ok())
 }
 
 async fn ping(address: Ipv4Addr) -> std::io::Result<()> {
@@ -204,37 +176,26 @@ async fn ping(address: Ipv4Addr) -> std::io::Result<()> {
     // ours to make and the answer comes with its IP header.
     let id = std::process::id().to_be_bytes();
     let mut request = [8, 0, 0, 0, id[2], id[3], 0xd0, 0xe7];
-    let sum: u32 = request
-        .chunks(2)
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
-        .sum();
+    let sum: u32 = request.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     let checksum = !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or(0);
     request[2..4].copy_from_slice(&checksum.to_be_bytes());
 
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket =
-        rustix::net::socket_with(Domain::INET, SocketType::RAW, flags, Some(ipproto::ICMP))?;
+    let socket = rustix::net::socket_with(Domain::INET, SocketType::RAW, flags, Some(ipproto::ICMP))?;
     let target = SocketAddr::V4(SocketAddrV4::new(address, 0));
     rustix::net::sendto(&socket, &request, SendFlags::empty(), &target)?;
     let socket = readable::register(socket)?;
     let mut buffer = [0; 256];
     loop {
         let received = socket
-            .async_io(Interest::READABLE, |fd| {
-                Ok(rustix::net::recvfrom(fd, &mut buffer, RecvFlags::empty())?)
-            })
+            .async_io(Interest::READABLE, |fd| Ok(rustix::net::recvfrom(fd, &mut buffer, RecvFlags::empty())?))
             .await?;
         let (_, length, from) = received;
-        let from = from
-            .and_then(|any| SocketAddr::try_from(any).ok())
-            .map(|from| from.ip());
+        let from = from.and_then(|any| SocketAddr::try_from(any).ok()).map(|from| from.ip());
         let header = usize::from(buffer[0] & 15) * 4;
         let reply = buffer.get(header..length).unwrap_or_default();
-        if from == Some(IpAddr::V4(address))
-            && reply.first() == Some(&0)
-            && reply.get(4..8) == Some(&request[4..8])
-        {
+        if from == Some(IpAddr::V4(address)) && reply.first() == Some(&0) && reply.get(4..8) == Some(&request[4..8]) {
             return Ok(());
         }
     }

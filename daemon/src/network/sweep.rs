@@ -41,11 +41,7 @@ pub(super) async fn sweep(
 ) -> Result<Swept> {
     let mut swept = Swept::default();
     let links: Vec<Interface> = rtnl.links().await?.iter().map(Interface::parse).collect();
-    let ours: HashSet<u32> = links
-        .iter()
-        .filter(|link| owner.owns(link))
-        .map(|link| link.index)
-        .collect();
+    let ours: HashSet<u32> = links.iter().filter(|link| owner.owns(link)).map(|link| link.index).collect();
     for link in &links {
         let stray = is_host_name(&link.name)
             && link.kind.as_deref() == Some("veth")
@@ -59,16 +55,8 @@ pub(super) async fn sweep(
         }
     }
     let mut stale: BTreeSet<String> = directories(networks_dir)?.into_iter().collect();
-    stale.extend(
-        links
-            .iter()
-            .filter(|link| owner.owns(link))
-            .map(|link| link.name.clone()),
-    );
-    for name in stale
-        .into_iter()
-        .filter(|name| !known_networks.contains(name.as_str()))
-    {
+    stale.extend(links.iter().filter(|link| owner.owns(link)).map(|link| link.name.clone()));
+    for name in stale.into_iter().filter(|name| !known_networks.contains(name.as_str())) {
         match remove_network(rtnl, owner, &NetworkDir::new(networks_dir, &name), &name).await {
             Ok(()) => swept.networks.push(name),
             Err(error) => swept.failures.push(error),
@@ -79,12 +67,7 @@ pub(super) async fn sweep(
 
 /// Removes all of a network: its dnsmasq, its link and its files, in this order, so that an interrupted removal is
 /// taken up again by the next sweep.
-pub(super) async fn remove_network(
-    rtnl: &Rtnl,
-    owner: &Owner,
-    dir: &NetworkDir,
-    name: &str,
-) -> Result<()> {
+pub(super) async fn remove_network(rtnl: &Rtnl, owner: &Owner, dir: &NetworkDir, name: &str) -> Result<()> {
     dnsmasq::stop(dir).await?;
     bridge::down(rtnl, owner, dir, name).await?;
     dir.remove()
@@ -96,10 +79,6 @@ fn directories(networks_dir: &Path) -> Result<Vec<String>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(Error::file("read", networks_dir, e)),
     };
-    let directories = entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    Ok(directories
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect())
+    let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    Ok(directories.filter_map(|entry| entry.file_name().into_string().ok()).collect())
 }

@@ -22,17 +22,11 @@ pub(super) fn has_ipv6() -> bool {
 
 /// A setting of one link, or of `all` or `default`.
 fn link_setting(family: &str, link: &str, key: &str) -> PathBuf {
-    Path::new(NET)
-        .join(family)
-        .join("conf")
-        .join(link)
-        .join(key)
+    Path::new(NET).join(family).join("conf").join(link).join(key)
 }
 
 fn read(path: &Path) -> Option<String> {
-    fs::read_to_string(path)
-        .ok()
-        .map(|text| text.trim().to_owned())
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
 fn ensure(path: &Path, value: &str) -> Result<()> {
@@ -43,11 +37,7 @@ fn ensure(path: &Path, value: &str) -> Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(source) => return Err(Error::file("read", path, source)),
     }
-    fs::write(path, value).map_err(|source| Error::Sysctl {
-        path: path.to_owned(),
-        value: value.to_owned(),
-        source,
-    })
+    fs::write(path, value).map_err(|source| Error::Sysctl { path: path.to_owned(), value: value.to_owned(), source })
 }
 
 /// Sets one link's IPv4 setting.
@@ -72,15 +62,9 @@ pub(super) fn forward_ipv6() -> Result<()> {
         return Ok(());
     }
     let links = Path::new(NET).join("ipv6/conf");
-    for entry in fs::read_dir(&links)
-        .map_err(|e| Error::file("read", &links, e))?
-        .flatten()
-    {
+    for entry in fs::read_dir(&links).map_err(|e| Error::file("read", &links, e))?.flatten() {
         let name = entry.file_name();
-        let Some(link) = name
-            .to_str()
-            .filter(|link| !matches!(*link, "all" | "default" | "lo"))
-        else {
+        let Some(link) = name.to_str().filter(|link| !matches!(*link, "all" | "default" | "lo")) else {
             continue;
         };
         let accepts = read(&link_setting("ipv6", link, "accept_ra")).as_deref() == Some("1");
