@@ -17,6 +17,8 @@ mod meta;
 mod remove;
 mod size;
 mod stack;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;
