@@ -24,21 +24,14 @@ pub struct Response {
 impl Response {
     /// A header's value.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(found, _)| found == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
     /// The body as JSON.
     #[track_caller]
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| {
-            panic!(
-                "not JSON ({error}): {}",
-                String::from_utf8_lossy(&self.body)
-            )
-        })
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("not JSON ({error}): {}", String::from_utf8_lossy(&self.body)))
     }
 
     /// The envelope's `metadata`, of an answer that has to be a success.
@@ -53,10 +46,7 @@ impl Response {
     #[track_caller]
     pub fn refused(&self, status: u16, needle: &str) {
         let envelope = self.json();
-        let said = envelope["error"]
-            .as_str()
-            .unwrap_or_default()
-            .to_lowercase();
+        let said = envelope["error"].as_str().unwrap_or_default().to_lowercase();
         assert!(
             self.status == status
                 && envelope["type"] == "error"
@@ -81,13 +71,7 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     /// A request without body.
     pub fn new(socket: &'a Path, method: &'a str, path: &str) -> Self {
-        Self {
-            socket,
-            method,
-            path: path.to_owned(),
-            headers: vec![],
-            body: vec![],
-        }
+        Self { socket, method, path: path.to_owned(), headers: vec![], body: vec![] }
     }
 
     /// Adds a header.
@@ -104,26 +88,21 @@ impl<'a> Request<'a> {
 
     /// Sends this as the body, with its content type.
     pub fn json(self, value: &Value) -> Self {
-        self.header("Content-Type", "application/json")
-            .body(value.to_string())
+        self.header("Content-Type", "application/json").body(value.to_string())
     }
 
     /// Sends it over a connection of its own and reads the whole answer.
     #[track_caller]
     pub fn send(self) -> Response {
         let what = format!("{} {}", self.method, self.path);
-        self.try_send()
-            .unwrap_or_else(|error| panic!("{what}: {error}"))
+        self.try_send().unwrap_or_else(|error| panic!("{what}: {error}"))
     }
 
     /// As [`send`](Self::send), for a daemon that may not be there.
     pub fn try_send(self) -> std::io::Result<Response> {
         let mut stream = UnixStream::connect(self.socket)?;
         stream.set_read_timeout(Some(DEADLINE))?;
-        let mut head = format!(
-            "{} {} HTTP/1.1\r\nHost: duet\r\nConnection: close\r\n",
-            self.method, self.path
-        );
+        let mut head = format!("{} {} HTTP/1.1\r\nHost: duet\r\nConnection: close\r\n", self.method, self.path);
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -146,16 +125,10 @@ fn invalid(what: &str) -> std::io::Error {
 }
 
 /// Reads status line and headers.
-pub(crate) fn read_head(
-    reader: &mut impl BufRead,
-) -> std::io::Result<(u16, Vec<(String, String)>)> {
+pub(crate) fn read_head(reader: &mut impl BufRead) -> std::io::Result<(u16, Vec<(String, String)>)> {
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    let status = line
-        .split(' ')
-        .nth(1)
-        .and_then(|code| code.parse().ok())
-        .ok_or_else(|| invalid("no status line"))?;
+    let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(|| invalid("no status line"))?;
     let mut headers = Vec::new();
     loop {
         line.clear();
@@ -169,20 +142,10 @@ pub(crate) fn read_head(
 
 fn read_response(reader: &mut impl BufRead) -> std::io::Result<Response> {
     let (status, headers) = read_head(reader)?;
-    let mut response = Response {
-        status,
-        headers,
-        body: Vec::new(),
-    };
-    if response
-        .header("transfer-encoding")
-        .is_some_and(|value| value.contains("chunked"))
-    {
+    let mut response = Response { status, headers, body: Vec::new() };
+    if response.header("transfer-encoding").is_some_and(|value| value.contains("chunked")) {
         read_chunks(reader, &mut response.body)?;
-    } else if let Some(length) = response
-        .header("content-length")
-        .and_then(|length| length.parse().ok())
-    {
+    } else if let Some(length) = response.header("content-length").and_then(|length| length.parse().ok()) {
         response.body = vec![0; length];
         reader.read_exact(&mut response.body)?;
     } else {
@@ -196,8 +159,7 @@ fn read_chunks(reader: &mut impl BufRead, body: &mut Vec<u8>) -> std::io::Result
     loop {
         line.clear();
         reader.read_line(&mut line)?;
-        let size =
-            usize::from_str_radix(line.trim(), 16).map_err(|_| invalid("a chunk without size"))?;
+        let size = usize::from_str_radix(line.trim(), 16).map_err(|_| invalid("a chunk without size"))?;
         let start = body.len();
         body.resize(start + size, 0);
         reader.read_exact(&mut body[start..])?;

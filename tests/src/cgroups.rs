@@ -27,18 +27,13 @@ impl Hierarchy {
     /// The file to write "0" into to enter a cgroup. v1's `tasks` moves one thread and spares the lock that
     /// `cgroup.procs` takes; between fork and exec there is only one.
     pub fn entry(&self) -> &'static str {
-        if self.unified {
-            "cgroup.procs"
-        } else {
-            "tasks"
-        }
+        if self.unified { "cgroup.procs" } else { "tasks" }
     }
 }
 
 /// Reads which hierarchies are mounted below `/sys/fs/cgroup`.
 pub fn hierarchies() -> Result<Vec<Hierarchy>> {
-    let mounts =
-        fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
     let found: Vec<Hierarchy> = mounts
         .lines()
         .filter_map(|line| {
@@ -63,8 +58,7 @@ pub fn create(hierarchies: &[Hierarchy], name: &str) -> Result<()> {
         }
         let root = hierarchy.mount.join(name);
         for folder in [root.clone(), root.join("host")] {
-            fs::create_dir(&folder)
-                .with_context(|| format!("creating the cgroup {}", folder.display()))?;
+            fs::create_dir(&folder).with_context(|| format!("creating the cgroup {}", folder.display()))?;
             inherit_cpuset(&folder)?;
         }
     }
@@ -76,10 +70,7 @@ fn hand_on_controllers(root: &Path) {
     let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
     for controller in controllers.split_whitespace() {
         // One that cannot be handed on here is one the tests run without.
-        let _ = fs::write(
-            root.join("cgroup.subtree_control"),
-            format!("+{controller}"),
-        );
+        let _ = fs::write(root.join("cgroup.subtree_control"), format!("+{controller}"));
     }
 }
 
@@ -89,8 +80,7 @@ fn inherit_cpuset(folder: &Path) -> Result<()> {
         let own = folder.join(file);
         if folder.join("tasks").exists() && own.exists() {
             let parent = folder.parent().unwrap_or(folder).join(file);
-            let value = fs::read_to_string(&parent)
-                .with_context(|| format!("reading {}", parent.display()))?;
+            let value = fs::read_to_string(&parent).with_context(|| format!("reading {}", parent.display()))?;
             fs::write(&own, value.trim()).with_context(|| format!("writing {}", own.display()))?;
         }
     }
@@ -119,11 +109,7 @@ pub fn processes(root: &Path) -> Vec<i32> {
     let mut found: Vec<i32> = folders
         .iter()
         .filter_map(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok())
-        .flat_map(|text| {
-            text.lines()
-                .filter_map(|line| line.parse().ok())
-                .collect::<Vec<_>>()
-        })
+        .flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>())
         .collect();
     found.sort_unstable();
     found.dedup();
@@ -133,10 +119,7 @@ pub fn processes(root: &Path) -> Vec<i32> {
 /// Kills everything in the subtree `name` and removes it from every hierarchy.
 pub fn destroy(hierarchies: &[Hierarchy], name: &str) -> Result<()> {
     let deadline = Duration::from_secs(30);
-    let roots: Vec<PathBuf> = hierarchies
-        .iter()
-        .map(|hierarchy| hierarchy.mount.join(name))
-        .collect();
+    let roots: Vec<PathBuf> = hierarchies.iter().map(|hierarchy| hierarchy.mount.join(name)).collect();
     wait::poll(deadline, || {
         let mut alive = 0;
         for root in &roots {
@@ -146,10 +129,7 @@ pub fn destroy(hierarchies: &[Hierarchy], name: &str) -> Result<()> {
                 alive += 1;
                 // Only ever a process of this subtree; a pid that was reused in between is not, in practice, reached
                 // within the microseconds since it was read.
-                let _ = nix::sys::signal::kill(
-                    nix::unistd::Pid::from_raw(pid),
-                    nix::sys::signal::SIGKILL,
-                );
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
             }
         }
         (alive == 0).then_some(())
@@ -171,11 +151,7 @@ pub fn open_entries(hierarchies: &[Hierarchy], name: &str) -> io::Result<Vec<fs:
     hierarchies
         .iter()
         .map(|hierarchy| {
-            let path = hierarchy
-                .mount
-                .join(name)
-                .join("host")
-                .join(hierarchy.entry());
+            let path = hierarchy.mount.join(name).join("host").join(hierarchy.entry());
             fs::OpenOptions::new().write(true).open(path)
         })
         .collect()

@@ -27,11 +27,8 @@ impl Entrance {
     /// Makes `command`'s child enter the host before it executes.
     pub fn attach(&self, command: &mut Command) {
         let cgroups: Vec<RawFd> = self.cgroups.iter().map(AsRawFd::as_raw_fd).collect();
-        let namespaces: Vec<(RawFd, CloneFlags)> = self
-            .namespaces
-            .iter()
-            .map(|(fd, flag)| (fd.as_raw_fd(), *flag))
-            .collect();
+        let namespaces: Vec<(RawFd, CloneFlags)> =
+            self.namespaces.iter().map(|(fd, flag)| (fd.as_raw_fd(), *flag)).collect();
         let move_in = move || {
             for fd in &cgroups {
                 // SAFETY: the descriptors outlive every child, since the entrance is dropped with its host.
@@ -92,10 +89,7 @@ impl Output {
     /// Asserts a certain exit status.
     #[track_caller]
     pub fn exited(self, code: i32) -> Self {
-        assert!(
-            self.code() == Some(code),
-            "was to exit with {code}: {self:?}"
-        );
+        assert!(self.code() == Some(code), "was to exit with {code}: {self:?}");
         self
     }
 
@@ -103,18 +97,9 @@ impl Output {
     #[track_caller]
     pub fn failed_with(self, needle: &str) -> Self {
         let said = self.errors();
-        assert!(
-            self.code().is_some_and(|code| code != 0),
-            "was to fail: {self:?}"
-        );
-        assert!(
-            said.to_lowercase().contains(&needle.to_lowercase()),
-            "was to say something of '{needle}': {self:?}"
-        );
-        assert!(
-            !said.contains("panicked") && !said.contains("RUST_BACKTRACE"),
-            "panicked: {self:?}"
-        );
+        assert!(self.code().is_some_and(|code| code != 0), "was to fail: {self:?}");
+        assert!(said.to_lowercase().contains(&needle.to_lowercase()), "was to say something of '{needle}': {self:?}");
+        assert!(!said.contains("panicked") && !said.contains("RUST_BACKTRACE"), "panicked: {self:?}");
         self
     }
 }
@@ -150,12 +135,7 @@ pub struct Run {
 impl Run {
     /// Wraps a command that already enters its host. `shown` is how it is named in messages.
     pub(crate) fn new(command: Command, shown: String) -> Self {
-        Self {
-            command,
-            shown,
-            stdin: Vec::new(),
-            deadline: Duration::from_secs(90),
-        }
+        Self { command, shown, stdin: Vec::new(), deadline: Duration::from_secs(90) }
     }
 
     /// Feeds its standard input.
@@ -234,19 +214,12 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>
 
 /// Waits for a child to end; `None` at the deadline.
 pub fn wait(child: &mut Child, deadline: Duration) -> Option<ExitStatus> {
-    if wait_pid(child.id(), deadline).ok()? {
-        child.wait().ok()
-    } else {
-        None
-    }
+    if wait_pid(child.id(), deadline).ok()? { child.wait().ok() } else { None }
 }
 
 /// Waits for the process to end and says whether it did.
 pub fn wait_pid(pid: u32, deadline: Duration) -> io::Result<bool> {
-    let pid = i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-        .ok_or(io::ErrorKind::InvalidInput)?;
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
     let pidfd = match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
         Ok(pidfd) => pidfd,
         Err(rustix::io::Errno::SRCH) => return Ok(true),

@@ -36,24 +36,17 @@ pub fn file(alias: &str) -> PathBuf {
     fs::create_dir_all(&cache).expect("the image cache");
     let stem = format!("{}-{}", alias.replace('/', "-"), recipe_hash());
     // One process builds, the others wait for it. The lock goes with the file's closing.
-    let lock =
-        fs::File::create(cache.join(format!("{stem}.lock"))).expect("the image cache's lock");
+    let lock = fs::File::create(cache.join(format!("{stem}.lock"))).expect("the image cache's lock");
     lock.lock().expect("locking the image cache");
     find(&cache, &stem).unwrap_or_else(|| build(&cache, &stem, alias))
 }
 
 fn find(cache: &Path, stem: &str) -> Option<PathBuf> {
-    fs::read_dir(cache)
-        .ok()?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| {
-            path.file_name()
-                .and_then(|name| name.to_str())
-                .is_some_and(|name| {
-                    name.starts_with(stem) && name.contains(".tar") && !name.ends_with(".part")
-                })
-        })
+    fs::read_dir(cache).ok()?.flatten().map(|entry| entry.path()).find(|path| {
+        path.file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.starts_with(stem) && name.contains(".tar") && !name.ends_with(".part"))
+    })
 }
 
 #[track_caller]
@@ -61,29 +54,16 @@ fn build(cache: &Path, stem: &str, alias: &str) -> PathBuf {
     let mut host = Host::bare();
     host.allow_mirror();
     host.start_daemon();
-    host.duet(&format!("image build {alias}"))
-        .within(BUILD)
-        .run()
-        .succeeded();
+    host.duet(&format!("image build {alias}")).within(BUILD).run().succeeded();
     let target = host.tmp().join("image");
-    host.duet(&format!("image export {alias} {}", target.display()))
-        .within(BUILD)
-        .run()
-        .succeeded();
+    host.duet(&format!("image export {alias} {}", target.display())).within(BUILD).run().succeeded();
     let exported = fs::read_dir(host.tmp())
         .expect("the host's folder")
         .flatten()
         .map(|entry| entry.path())
-        .find(|path| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with("image"))
-        })
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("image")))
         .expect("an exported file");
-    let name = exported
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .replacen("image", stem, 1);
+    let name = exported.file_name().unwrap_or_default().to_string_lossy().replacen("image", stem, 1);
     let part = cache.join(format!("{name}.part"));
     fs::copy(&exported, &part).expect("copying into the image cache");
     let kept = cache.join(name);
@@ -95,26 +75,16 @@ fn build(cache: &Path, stem: &str, alias: &str) -> PathBuf {
 fn recipe_hash() -> String {
     let mut hash = Sha256::new();
     let mut files = Vec::new();
-    collect(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("../images"),
-        &mut files,
-    );
+    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../images"), &mut files);
     files.sort();
     for file in files {
         hash.update(file.to_string_lossy().as_bytes());
         let mut bytes = Vec::new();
-        if fs::File::open(&file)
-            .and_then(|mut file| file.read_to_end(&mut bytes))
-            .is_ok()
-        {
+        if fs::File::open(&file).and_then(|mut file| file.read_to_end(&mut bytes)).is_ok() {
             hash.update(&bytes);
         }
     }
-    hash.finalize()
-        .iter()
-        .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {

@@ -28,11 +28,7 @@ pub struct Baseline {
 impl Baseline {
     /// Looks at the host as it is.
     pub fn take(host: &Host) -> Self {
-        Self {
-            mounts: mounts(host.holder()),
-            links: links(host),
-            tables: tables(host),
-        }
+        Self { mounts: mounts(host.holder()), links: links(host), tables: tables(host) }
     }
 }
 
@@ -49,20 +45,13 @@ fn mounts(pid: i32) -> BTreeSet<String> {
 fn links(host: &Host) -> BTreeSet<String> {
     host.sh("ip -o link show")
         .lines()
-        .filter_map(|line| {
-            line.split(": ")
-                .nth(1)
-                .map(|name| name.split('@').next().unwrap_or(name).to_owned())
-        })
+        .filter_map(|line| line.split(": ").nth(1).map(|name| name.split('@').next().unwrap_or(name).to_owned()))
         .collect()
 }
 
 /// The nftables tables in it.
 fn tables(host: &Host) -> BTreeSet<String> {
-    host.sh("nft list tables")
-        .lines()
-        .map(str::to_owned)
-        .collect()
+    host.sh("nft list tables").lines().map(str::to_owned).collect()
 }
 
 /// Deletes instances, images, profiles and networks.
@@ -70,11 +59,7 @@ fn tables(host: &Host) -> BTreeSet<String> {
 pub fn remove_everything(host: &Host) {
     for name in names(host, "instances") {
         // One that a test set to be protected is deleted all the same.
-        let _ = host.request(
-            "PATCH",
-            &name,
-            Some(&json!({"config": {"security.protection.delete": ""}})),
-        );
+        let _ = host.request("PATCH", &name, Some(&json!({"config": {"security.protection.delete": ""}})));
         if host.get(&name)["status"] != "Stopped" {
             let stop = json!({"action": "stop", "force": true, "timeout": 30});
             let stopped = host.operate("PUT", &format!("{name}/state"), &stop);
@@ -92,12 +77,8 @@ pub fn remove_everything(host: &Host) {
         host.done("DELETE", &image, &json!({}));
     }
     let bare = json!({"config": {}, "description": "", "devices": {}});
-    host.request("PUT", "/1.0/profiles/default", Some(&bare))
-        .metadata();
-    for profile in names(host, "profiles")
-        .iter()
-        .filter(|name| !name.ends_with("/default"))
-    {
+    host.request("PUT", "/1.0/profiles/default", Some(&bare)).metadata();
+    for profile in names(host, "profiles").iter().filter(|name| !name.ends_with("/default")) {
         host.request("DELETE", profile, None).metadata();
     }
     for network in names(host, "networks") {
@@ -109,12 +90,7 @@ pub fn remove_everything(host: &Host) {
 
 fn names(host: &Host, kind: &str) -> Vec<String> {
     let listed = host.get(&format!("/1.0/{kind}"));
-    listed
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|name| name.as_str().map(str::to_owned))
-        .collect()
+    listed.as_array().into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
 }
 
 /// What is still there although everything was deleted. Some of it ends a moment after the operation that ended it,
@@ -131,26 +107,11 @@ pub fn left_behind(host: &Host) -> Vec<String> {
 fn look(host: &Host) -> Vec<String> {
     let mut left = Vec::new();
     let before = host.baseline();
-    left.extend(
-        mounts(host.holder())
-            .difference(&before.mounts)
-            .map(|mount| format!("a mount on {mount}")),
-    );
-    left.extend(
-        links(host)
-            .difference(&before.links)
-            .map(|link| format!("the link {link}")),
-    );
-    left.extend(
-        tables(host)
-            .difference(&before.tables)
-            .map(|table| format!("nftables' {table}")),
-    );
+    left.extend(mounts(host.holder()).difference(&before.mounts).map(|mount| format!("a mount on {mount}")));
+    left.extend(links(host).difference(&before.links).map(|link| format!("the link {link}")));
+    left.extend(tables(host).difference(&before.tables).map(|table| format!("nftables' {table}")));
     for pid in host.processes() {
-        left.push(format!(
-            "process {pid}: {}",
-            processes::command_line(pid).join(" ")
-        ));
+        left.push(format!("process {pid}: {}", processes::command_line(pid).join(" ")));
     }
     for root in host.cgroup_roots() {
         let own = root.join("host");
@@ -173,20 +134,14 @@ fn files(state: &Path) -> Vec<String> {
     for folder in ["run", "devices", "work", "images", "networks"] {
         left.extend(entries(&state.join(folder)));
     }
-    left.extend(
-        entries(&state.join("logs"))
-            .into_iter()
-            .filter(|path| Path::new(path).is_dir()),
-    );
+    left.extend(entries(&state.join("logs")).into_iter().filter(|path| Path::new(path).is_dir()));
     // Of a pool its own folders stay: storage-pools/<pool>/<kind>.
     for pool in entries(&state.join("storage-pools")) {
         for kind in entries(Path::new(&pool)) {
             left.extend(entries(Path::new(&kind)));
         }
     }
-    left.into_iter()
-        .map(|path| format!("the file {path}"))
-        .collect()
+    left.into_iter().map(|path| format!("the file {path}")).collect()
 }
 
 fn entries(folder: &Path) -> Vec<String> {
@@ -207,11 +162,7 @@ fn everywhere(host: &Host) -> Vec<String> {
         .map(|mount| format!("a mount on {mount}, outside of the host"))
         .collect();
     match loop_devices(&state) {
-        Ok(devices) => left.extend(
-            devices
-                .into_iter()
-                .map(|device| format!("the loop device {device}")),
-        ),
+        Ok(devices) => left.extend(devices.into_iter().map(|device| format!("the loop device {device}"))),
         Err(error) => left.push(format!("loop devices could not be listed: {error}")),
     }
     left

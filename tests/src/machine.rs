@@ -84,43 +84,19 @@ pub fn hold(folder: &Path, name: &str) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWCGROUP).context("unsharing the cgroup namespace")?;
     enter(&hierarchies, name, "host")?;
     unshare(CloneFlags::CLONE_NEWNS).context("unsharing the mount namespace")?;
-    remount(
-        None,
-        Path::new("/"),
-        None,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-    )?;
+    remount(None, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
     let stage = stage_cgroups(&hierarchies, name, folder)?;
     unshare(CloneFlags::CLONE_NEWNET).context("unsharing the network namespace")?;
-    remount(
-        Some("sysfs"),
-        Path::new("/sys"),
-        Some("sysfs"),
-        MsFlags::empty(),
-    )?;
+    remount(Some("sysfs"), Path::new("/sys"), Some("sysfs"), MsFlags::empty())?;
     private_run()?;
     let internet = internet_thread()?;
     connect(internet)?;
     let holder = nix::unistd::getpid().as_raw();
-    let ready = Ready {
-        holder,
-        internet,
-        own: vec![holder, serve_names(internet)?],
-    };
+    let ready = Ready { holder, internet, own: vec![holder, serve_names(internet)?] };
     let resolv = folder.join("resolv.conf");
     fs::write(&resolv, format!("nameserver {INTERNET_IPV4}\n"))?;
-    remount(
-        resolv.to_str(),
-        Path::new("/etc/resolv.conf"),
-        None,
-        MsFlags::MS_BIND,
-    )?;
-    remount(
-        stage.to_str(),
-        Path::new("/sys/fs/cgroup"),
-        None,
-        MsFlags::MS_MOVE,
-    )?;
+    remount(resolv.to_str(), Path::new("/etc/resolv.conf"), None, MsFlags::MS_BIND)?;
+    remount(stage.to_str(), Path::new("/sys/fs/cgroup"), None, MsFlags::MS_MOVE)?;
     println!("{}", serde_json::to_string(&ready)?);
     loop {
         thread::park();
@@ -136,13 +112,8 @@ fn enter(hierarchies: &[Hierarchy], name: &str, leaf: &str) -> Result<()> {
 }
 
 fn remount(source: Option<&str>, target: &Path, kind: Option<&str>, flags: MsFlags) -> Result<()> {
-    mount(source, target, kind, flags, None::<&str>).with_context(|| {
-        format!(
-            "mounting {} on {}",
-            source.or(kind).unwrap_or("nothing"),
-            target.display()
-        )
-    })
+    mount(source, target, kind, flags, None::<&str>)
+        .with_context(|| format!("mounting {} on {}", source.or(kind).unwrap_or("nothing"), target.display()))
 }
 
 /// Puts the subtree together as the machine's tree is: hybrid under a tmpfs, or the unified one alone. It is moved to
@@ -150,9 +121,7 @@ fn remount(source: Option<&str>, target: &Path, kind: Option<&str>, flags: MsFla
 fn stage_cgroups(hierarchies: &[Hierarchy], name: &str, folder: &Path) -> Result<PathBuf> {
     let stage = folder.join("cgroup");
     fs::create_dir(&stage)?;
-    let alone = hierarchies
-        .iter()
-        .any(|hierarchy| hierarchy.mount == Path::new("/sys/fs/cgroup"));
+    let alone = hierarchies.iter().any(|hierarchy| hierarchy.mount == Path::new("/sys/fs/cgroup"));
     if !alone {
         remount(Some("tmpfs"), &stage, Some("tmpfs"), MsFlags::empty())?;
     }
@@ -161,11 +130,7 @@ fn stage_cgroups(hierarchies: &[Hierarchy], name: &str, folder: &Path) -> Result
         let target = stage.join(hierarchy.mount.strip_prefix("/sys/fs/cgroup")?);
         fs::create_dir_all(&target)?;
         remount(source.to_str(), &target, None, MsFlags::MS_BIND)?;
-        let link = hierarchy
-            .mount
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
+        let link = hierarchy.mount.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         for controller in link.split(',').filter(|controller| *controller != link) {
             symlink(link, stage.join(controller))?;
         }
@@ -176,12 +141,7 @@ fn stage_cgroups(hierarchies: &[Hierarchy], name: &str, folder: &Path) -> Result
 /// A `/run` of its own, so that the machine's systemd and whatever else listens there is out of reach.
 fn private_run() -> Result<()> {
     let resolv = fs::canonicalize("/etc/resolv.conf");
-    remount(
-        Some("tmpfs"),
-        Path::new("/run"),
-        Some("tmpfs"),
-        MsFlags::empty(),
-    )?;
+    remount(Some("tmpfs"), Path::new("/run"), Some("tmpfs"), MsFlags::empty())?;
     if let Ok(target) = resolv
         && target.starts_with("/run")
     {
@@ -202,9 +162,7 @@ fn internet_thread() -> Result<i32> {
             }
         }
     });
-    receiver
-        .recv()?
-        .context("unsharing the internet's network namespace")
+    receiver.recv()?.context("unsharing the internet's network namespace")
 }
 
 fn internet_namespace(internet: i32) -> String {
@@ -248,19 +206,8 @@ fn connect(internet: i32) -> Result<()> {
 fn serve_names(internet: i32) -> Result<i32> {
     let server = Command::new("nsenter")
         .arg(internet_namespace(internet))
-        .args([
-            "dnsmasq",
-            "--keep-in-foreground",
-            "--no-resolv",
-            "--no-hosts",
-            "--conf-file=/dev/null",
-        ])
-        .args([
-            "--bind-interfaces",
-            "--interface=internet",
-            "--user=root",
-            "--pid-file=",
-        ])
+        .args(["dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null"])
+        .args(["--bind-interfaces", "--interface=internet", "--user=root", "--pid-file="])
         .arg(format!("--address=/{INTERNET_NAME}/{INTERNET_IPV4}"))
         .arg(format!("--address=/{INTERNET_NAME}/{INTERNET_IPV6}"))
         .stdin(Stdio::null())

@@ -14,13 +14,9 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 
 /// Runs `work` in the network namespace that `namespace` names, such as `/proc/1/ns/net`.
-pub fn inside<T: Send + 'static>(
-    namespace: PathBuf,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> T {
+pub fn inside<T: Send + 'static>(namespace: PathBuf, work: impl FnOnce() -> T + Send + 'static) -> T {
     thread::spawn(move || {
-        let file = File::open(&namespace)
-            .unwrap_or_else(|error| panic!("{}: {error}", namespace.display()));
+        let file = File::open(&namespace).unwrap_or_else(|error| panic!("{}: {error}", namespace.display()));
         setns(file, CloneFlags::CLONE_NEWNET).expect("entering a network namespace");
         work()
     })
@@ -39,9 +35,7 @@ pub struct Listener {
 impl Listener {
     /// Listens at a free port of `ip` in the namespace. It serves until the test's process ends.
     pub fn start(namespace: PathBuf, ip: IpAddr) -> Self {
-        let listener = inside(namespace, move || {
-            TcpListener::bind((ip, 0)).expect("listening")
-        });
+        let listener = inside(namespace, move || TcpListener::bind((ip, 0)).expect("listening"));
         let address = listener.local_addr().expect("the listener's address");
         let (sender, callers) = mpsc::channel();
         thread::spawn(move || {
@@ -58,17 +52,12 @@ impl Listener {
 
     /// The next caller's address as the server saw it.
     pub fn caller(&self) -> SocketAddr {
-        self.callers
-            .recv_timeout(Duration::from_secs(30))
-            .expect("nobody called within 30 s")
+        self.callers.recv_timeout(Duration::from_secs(30)).expect("nobody called within 30 s")
     }
 }
 
 fn echo(mut stream: TcpStream) {
-    let greeting = stream
-        .peer_addr()
-        .map(|caller| format!("hello {}\n", caller.ip()))
-        .unwrap_or_default();
+    let greeting = stream.peer_addr().map(|caller| format!("hello {}\n", caller.ip())).unwrap_or_default();
     let mut buffer = [0; 4096];
     if stream.write_all(greeting.as_bytes()).is_err() {
         return;

@@ -34,10 +34,7 @@ pub fn program(pid: i32) -> Option<String> {
 pub fn alive(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .ok()
-        .and_then(|stat| {
-            stat.rsplit_once(") ")
-                .map(|(_, rest)| !rest.starts_with(['Z', 'X']))
-        })
+        .and_then(|stat| stat.rsplit_once(") ").map(|(_, rest)| !rest.starts_with(['Z', 'X'])))
         .unwrap_or(false)
 }
 
@@ -49,9 +46,7 @@ pub fn namespace(pid: i32, kind: &str) -> Option<PathBuf> {
 /// The value in kB of a line of `/proc/<pid>/smaps_rollup` or `status`, such as `Pss`.
 pub fn kilobytes(pid: i32, file: &str, field: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
-    let line = text
-        .lines()
-        .find(|line| line.split(':').next() == Some(field))?;
+    let line = text.lines().find(|line| line.split(':').next() == Some(field))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
@@ -61,10 +56,6 @@ pub fn find(program_name: &str, folder: &Path) -> Vec<i32> {
     all()
         .into_iter()
         .filter(|pid| program(*pid).as_deref() == Some(program_name))
-        .filter(|pid| {
-            command_line(*pid)
-                .iter()
-                .any(|word| word.contains(folder.as_ref()))
-        })
+        .filter(|pid| command_line(*pid).iter().any(|word| word.contains(folder.as_ref())))
         .collect()
 }

@@ -10,9 +10,7 @@ use crate::net::inside;
 
 /// Listens on the loopback of the given network namespace, until the test's process ends.
 pub fn start(namespace: PathBuf) -> SocketAddr {
-    let listener = inside(namespace, || {
-        TcpListener::bind(("127.0.0.1", 0)).expect("listening")
-    });
+    let listener = inside(namespace, || TcpListener::bind(("127.0.0.1", 0)).expect("listening"));
     let address = listener.local_addr().expect("the listener's address");
     thread::spawn(move || {
         for client in listener.incoming().flatten() {
@@ -29,10 +27,7 @@ fn serve(client: TcpStream) -> io::Result<()> {
     let mut line = String::new();
     reader.read_line(&mut line)?;
     let mut words = line.split(' ');
-    let (method, target) = (
-        words.next().unwrap_or_default(),
-        words.next().unwrap_or_default().to_owned(),
-    );
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default().to_owned());
     let mut headers = String::new();
     loop {
         let mut header = String::new();
@@ -50,15 +45,11 @@ fn serve(client: TcpStream) -> io::Result<()> {
         (&client).write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
         return join(client, server);
     }
-    let address = target
-        .strip_prefix("http://")
-        .ok_or(io::ErrorKind::InvalidInput)?;
+    let address = target.strip_prefix("http://").ok_or(io::ErrorKind::InvalidInput)?;
     let (host, path) = address.split_once('/').unwrap_or((address, ""));
     let port = if host.contains(':') { "" } else { ":80" };
     let mut server = TcpStream::connect(format!("{host}{port}"))?;
-    server.write_all(
-        format!("{method} /{path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").as_bytes(),
-    )?;
+    server.write_all(format!("{method} /{path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").as_bytes())?;
     io::copy(&mut server, &mut &client)?;
     client.shutdown(Shutdown::Both)
 }

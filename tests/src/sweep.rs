@@ -17,9 +17,7 @@ pub fn loop_devices(folder: &Path) -> Result<Vec<String>> {
         .lines()
         .filter_map(|line| {
             let (device, file) = line.trim().split_once(char::is_whitespace)?;
-            Path::new(file.trim())
-                .starts_with(folder)
-                .then(|| device.to_owned())
+            Path::new(file.trim()).starts_with(folder).then(|| device.to_owned())
         })
         .collect())
 }
@@ -29,16 +27,9 @@ pub fn loop_devices(folder: &Path) -> Result<Vec<String>> {
 pub fn sweep(folder: &Path, name: &str) -> Result<()> {
     cgroups::destroy(&cgroups::hierarchies()?, name)?;
     for device in loop_devices(folder)? {
-        Command::new("losetup")
-            .args(["--detach", &device])
-            .status()
-            .context("running losetup")?;
+        Command::new("losetup").args(["--detach", &device]).status().context("running losetup")?;
     }
-    let status = Command::new("rm")
-        .args(["-rf", "--one-file-system"])
-        .arg(folder)
-        .status()
-        .context("running rm")?;
+    let status = Command::new("rm").args(["-rf", "--one-file-system"]).arg(folder).status().context("running rm")?;
     if !status.success() {
         bail!("{} could not be removed", folder.display());
     }

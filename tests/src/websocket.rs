@@ -26,16 +26,12 @@ impl Socket {
 
     /// Sends bytes.
     pub fn send(&mut self, bytes: &[u8]) {
-        self.inner
-            .send(Message::binary(bytes.to_vec()))
-            .expect("sending to the daemon");
+        self.inner.send(Message::binary(bytes.to_vec())).expect("sending to the daemon");
     }
 
     /// Sends text: for the ends of streams, which are an empty text frame, and for control messages.
     pub fn send_text(&mut self, text: &str) {
-        self.inner
-            .send(Message::text(text.to_owned()))
-            .expect("sending to the daemon");
+        self.inner.send(Message::text(text.to_owned())).expect("sending to the daemon");
     }
 
     /// Closes it.
@@ -48,9 +44,7 @@ impl Socket {
     pub fn next(&mut self, deadline: Duration) -> Option<Message> {
         let end = Instant::now() + deadline;
         loop {
-            let left = end
-                .checked_duration_since(Instant::now())
-                .filter(|left| !left.is_zero())?;
+            let left = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
             self.inner.get_ref().set_read_timeout(Some(left)).ok()?;
             match self.inner.read() {
                 Ok(message @ (Message::Text(_) | Message::Binary(_))) => return Some(message),
@@ -60,8 +54,7 @@ impl Socket {
                     return None;
                 }
                 Ok(_) => {}
-                Err(tungstenite::Error::Io(error))
-                    if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return None,
             }
         }
@@ -88,8 +81,7 @@ impl Socket {
             let Some(message) = self.next(left) else {
                 panic!("the event '{what}' did not come");
             };
-            let event: Value =
-                serde_json::from_slice(&message.into_data()).expect("an event is JSON");
+            let event: Value = serde_json::from_slice(&message.into_data()).expect("an event is JSON");
             if wanted(&event) {
                 return event;
             }
@@ -102,9 +94,7 @@ impl Socket {
         self.event(&format!("{action} {name}"), |event| {
             event["type"] == "lifecycle"
                 && event["metadata"]["action"] == action
-                && event["metadata"]["source"]
-                    .as_str()
-                    .is_some_and(|source| source.contains(name))
+                && event["metadata"]["source"].as_str().is_some_and(|source| source.contains(name))
         })
     }
 }

@@ -22,18 +22,9 @@ impl Host {
         let started = Instant::now();
         self.spawn_daemon();
         within(UP, "the daemon answering", || {
-            let ended = self
-                .daemon
-                .as_mut()
-                .and_then(|daemon| daemon.try_wait().ok().flatten());
-            assert!(
-                ended.is_none(),
-                "the daemon ended at its start ({ended:?}): {}",
-                self.daemon_log()
-            );
-            let answer = Request::new(&self.socket(), "GET", "/internal/ready")
-                .try_send()
-                .ok()?;
+            let ended = self.daemon.as_mut().and_then(|daemon| daemon.try_wait().ok().flatten());
+            assert!(ended.is_none(), "the daemon ended at its start ({ended:?}): {}", self.daemon_log());
+            let answer = Request::new(&self.socket(), "GET", "/internal/ready").try_send().ok()?;
             (answer.status == 200).then_some(())
         });
         started.elapsed()
@@ -54,11 +45,7 @@ impl Host {
 
     fn spawn_daemon(&mut self) {
         assert!(self.daemon.is_none(), "a daemon runs already");
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.daemon_log_path())
-            .expect("the daemon's log");
+        let log = OpenOptions::new().create(true).append(true).open(self.daemon_log_path()).expect("the daemon's log");
         let mut command = Command::new(self.binaries.join("duetd"));
         command
             .arg("--debug")
@@ -101,10 +88,7 @@ impl Host {
             let _ = daemon.kill();
             let _ = daemon.wait();
         }
-        assert!(
-            status.is_some_and(|status| status.success()),
-            "the daemon did not end well: {status:?}"
-        );
+        assert!(status.is_some_and(|status| status.success()), "the daemon did not end well: {status:?}");
         started.elapsed()
     }
 
@@ -124,7 +108,6 @@ impl Host {
     }
 
     fn signal_daemon(&self, signal: nix::sys::signal::Signal) {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.daemon_pid()), signal)
-            .expect("signalling the daemon");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.daemon_pid()), signal).expect("signalling the daemon");
     }
 }

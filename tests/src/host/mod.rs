@@ -79,25 +79,11 @@ impl Host {
     /// A host in which no daemon runs yet.
     #[track_caller]
     pub fn bare() -> Self {
-        assert!(
-            nix::unistd::geteuid().is_root(),
-            "the end-to-end tests need root: run 'sudo make test'"
-        );
+        assert!(nix::unistd::geteuid().is_root(), "the end-to-end tests need root: run 'sudo make test'");
         let parent = std::env::var("DUET_TEST_DIR").unwrap_or_else(|_| FOLDER.to_owned());
-        let folder = tempfile::Builder::new()
-            .prefix("duet-e2e-")
-            .tempdir_in(parent)
-            .expect("a folder")
-            .keep();
-        let name = folder
-            .file_name()
-            .and_then(|name| name.to_str())
-            .expect("a plain name")
-            .to_owned();
-        let test = thread::current()
-            .name()
-            .unwrap_or("main")
-            .replace("::", ".");
+        let folder = tempfile::Builder::new().prefix("duet-e2e-").tempdir_in(parent).expect("a folder").keep();
+        let name = folder.file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned();
+        let test = thread::current().name().unwrap_or("main").replace("::", ".");
         for part in ["state", "home", "tmp"] {
             fs::create_dir(folder.join(part)).expect("a folder");
         }
@@ -111,11 +97,8 @@ impl Host {
             .process_group(0);
         let mut watcher = command.spawn().expect("starting duet-test-holder");
         let mut line = String::new();
-        BufReader::new(watcher.stdout.take().expect("a pipe"))
-            .read_line(&mut line)
-            .expect("reading from the holder");
-        let ready: Ready =
-            serde_json::from_str(&line).expect("the test host did not come up: see above");
+        BufReader::new(watcher.stdout.take().expect("a pipe")).read_line(&mut line).expect("reading from the holder");
+        let ready: Ready = serde_json::from_str(&line).expect("the test host did not come up: see above");
         let hierarchies = cgroups::hierarchies().expect("cgroups");
         let entrance = entrance(&hierarchies, &name, &ready);
         let watched = watcher.stdin.take();
@@ -170,35 +153,22 @@ impl Host {
 
     /// The host's cgroup root in every hierarchy of the machine.
     pub fn cgroup_roots(&self) -> Vec<PathBuf> {
-        self.hierarchies
-            .iter()
-            .map(|hierarchy| hierarchy.mount.join(&self.name))
-            .collect()
+        self.hierarchies.iter().map(|hierarchy| hierarchy.mount.join(&self.name)).collect()
     }
 
     /// Processes of the host that are neither the harness' nor the daemon itself.
     pub fn processes(&self) -> Vec<i32> {
-        let mut found: Vec<i32> = self
-            .cgroup_roots()
-            .iter()
-            .flat_map(|root| cgroups::processes(root))
-            .collect();
+        let mut found: Vec<i32> = self.cgroup_roots().iter().flat_map(|root| cgroups::processes(root)).collect();
         found.sort_unstable();
         found.dedup();
-        let daemon = self
-            .daemon
-            .as_ref()
-            .and_then(|daemon| i32::try_from(daemon.id()).ok());
+        let daemon = self.daemon.as_ref().and_then(|daemon| i32::try_from(daemon.id()).ok());
         found.retain(|pid| !self.ready.own.contains(pid) && Some(*pid) != daemon);
         found
     }
 
     /// Those of [`processes`](Self::processes) that run the program of this name.
     pub fn running(&self, program: &str) -> Vec<i32> {
-        self.processes()
-            .into_iter()
-            .filter(|pid| processes::program(*pid).as_deref() == Some(program))
-            .collect()
+        self.processes().into_iter().filter(|pid| processes::program(*pid).as_deref() == Some(program)).collect()
     }
 
     /// A command in the host. Nothing of the caller's environment that Duet reads goes along.
@@ -219,10 +189,7 @@ impl Host {
     pub fn duet(&self, line: &str) -> Run {
         let arguments = words(line);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        self.command(
-            self.binaries.join("duet").to_str().expect("a plain path"),
-            &arguments,
-        )
+        self.command(self.binaries.join("duet").to_str().expect("a plain path"), &arguments)
     }
 
     /// Runs `duet`, asserts that it succeeds and gives its output.
@@ -247,10 +214,7 @@ impl Host {
     /// Runs a shell command in the host, asserts that it succeeds and gives its output.
     #[track_caller]
     pub fn sh(&self, script: &str) -> String {
-        self.command("/bin/sh", &["-ec", script])
-            .run()
-            .succeeded()
-            .text()
+        self.command("/bin/sh", &["-ec", script]).run().succeeded().text()
     }
 
     /// Runs a shell command in an instance, asserts that it succeeds and gives its output.
@@ -261,9 +225,7 @@ impl Host {
 
     /// Runs a shell command in an instance.
     pub fn try_inside(&self, instance: &str, script: &str) -> Output {
-        self.duet(&format!("exec {instance} -- sh -c"))
-            .arg(script)
-            .run()
+        self.duet(&format!("exec {instance} -- sh -c")).arg(script).run()
     }
 
     /// A request to the daemon.
@@ -274,6 +236,11 @@ impl Host {
             Some(body) => request.json(body).send(),
             None => request.send(),
         }
+    }
+
+    /// Whether a daemon answers at the host's socket.
+    pub fn socket_answers(&self) -> bool {
+        Request::new(&self.socket(), "GET", "/1.0").try_send().is_ok()
     }
 
     /// GET, and the envelope's metadata of what has to be a success.
@@ -293,14 +260,8 @@ impl Host {
     pub fn operate(&self, method: &str, path: &str, body: &Value) -> Value {
         let answer = self.request(method, path, Some(body));
         let envelope = answer.json();
-        assert!(
-            answer.status == 202 && envelope["type"] == "async",
-            "{method} {path}: {envelope:#}"
-        );
-        let operation = envelope["operation"]
-            .as_str()
-            .expect("an operation")
-            .to_owned();
+        assert!(answer.status == 202 && envelope["type"] == "async", "{method} {path}: {envelope:#}");
+        let operation = envelope["operation"].as_str().expect("an operation").to_owned();
         self.get(&format!("{operation}/wait?timeout=120"))
     }
 
@@ -308,10 +269,7 @@ impl Host {
     #[track_caller]
     pub fn done(&self, method: &str, path: &str, body: &Value) -> Value {
         let operation = self.operate(method, path, body);
-        assert!(
-            operation["status_code"] == 200,
-            "{method} {path}: {operation:#}"
-        );
+        assert!(operation["status_code"] == 200, "{method} {path}: {operation:#}");
         operation
     }
 
@@ -324,52 +282,35 @@ impl Host {
     /// An instance's status, such as `Running`.
     #[track_caller]
     pub fn status(&self, instance: &str) -> String {
-        self.get(&format!("/1.0/instances/{instance}"))["status"]
-            .as_str()
-            .expect("a status")
-            .to_owned()
+        self.get(&format!("/1.0/instances/{instance}"))["status"].as_str().expect("a status").to_owned()
     }
 
     /// Waits until an instance has the status.
     #[track_caller]
     pub fn until_status(&self, instance: &str, status: &str) {
-        within(
-            Duration::from_secs(90),
-            &format!("{instance} being {status}"),
-            || (self.status(instance) == status).then_some(()),
-        );
+        within(Duration::from_secs(90), &format!("{instance} being {status}"), || {
+            (self.status(instance) == status).then_some(())
+        });
     }
 
     /// The process on the host that is an instance's PID 1.
     #[track_caller]
     pub fn init_pid(&self, instance: &str) -> i32 {
-        let pid = self.get(&format!("/1.0/instances/{instance}/state"))["pid"]
-            .as_i64()
-            .expect("a pid");
-        i32::try_from(pid)
-            .ok()
-            .filter(|pid| *pid > 0)
-            .unwrap_or_else(|| panic!("{instance} has no PID 1"))
+        let pid = self.get(&format!("/1.0/instances/{instance}/state"))["pid"].as_i64().expect("a pid");
+        i32::try_from(pid).ok().filter(|pid| *pid > 0).unwrap_or_else(|| panic!("{instance} has no PID 1"))
     }
 
     /// Changes keys of an instance's configuration through the API; an empty value removes the key.
     #[track_caller]
     pub fn configure(&self, instance: &str, keys: &[(&str, &str)]) {
-        let config: Value = keys
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), json!(value)))
-            .collect();
+        let config: Value = keys.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
         let path = format!("/1.0/instances/{instance}");
-        self.request("PATCH", &path, Some(&json!({ "config": config })))
-            .metadata();
+        self.request("PATCH", &path, Some(&json!({ "config": config }))).metadata();
     }
 
     /// A listener in the "internet".
     pub fn internet(&self, ip: &str) -> Listener {
-        let namespace = format!(
-            "/proc/{}/task/{}/ns/net",
-            self.ready.holder, self.ready.internet
-        );
+        let namespace = format!("/proc/{}/task/{}/ns/net", self.ready.holder, self.ready.internet);
         Listener::start(namespace.into(), ip.parse().expect("an address"))
     }
 
@@ -401,11 +342,7 @@ impl Host {
             self.stop_daemon();
         }
         let left = leaks::left_after_the_end(self);
-        assert!(
-            left.is_empty(),
-            "left behind after the daemon's end:\n  {}",
-            left.join("\n  ")
-        );
+        assert!(left.is_empty(), "left behind after the daemon's end:\n  {}", left.join("\n  "));
         self.passed = true;
     }
 
@@ -441,11 +378,8 @@ impl Default for Host {
 impl Drop for Host {
     fn drop(&mut self) {
         let panicking = thread::panicking();
-        let finished = if panicking {
-            Ok(())
-        } else {
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.finish()))
-        };
+        let finished =
+            if panicking { Ok(()) } else { std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.finish())) };
         if !self.passed {
             self.keep_logs();
         }
@@ -458,32 +392,21 @@ impl Drop for Host {
             std::panic::resume_unwind(panic);
         }
         if !panicking {
-            assert!(
-                swept.is_some_and(|status| status.success()),
-                "the test host could not be swept: {swept:?}"
-            );
+            assert!(swept.is_some_and(|status| status.success()), "the test host could not be swept: {swept:?}");
         }
     }
 }
 
 fn entrance(hierarchies: &[Hierarchy], name: &str, ready: &Ready) -> Entrance {
-    let namespaces = [
-        ("net", CloneFlags::CLONE_NEWNET),
-        ("cgroup", CloneFlags::CLONE_NEWCGROUP),
-        ("mnt", CloneFlags::CLONE_NEWNS),
-    ];
+    let namespaces =
+        [("net", CloneFlags::CLONE_NEWNET), ("cgroup", CloneFlags::CLONE_NEWCGROUP), ("mnt", CloneFlags::CLONE_NEWNS)];
     Entrance {
         cgroups: cgroups::open_entries(hierarchies, name).expect("opening the host's cgroups"),
         namespaces: namespaces
             .into_iter()
             .map(|(kind, flag)| {
                 let path = format!("/proc/{}/ns/{kind}", ready.holder);
-                (
-                    File::open(&path)
-                        .unwrap_or_else(|error| panic!("{path}: {error}"))
-                        .into(),
-                    flag,
-                )
+                (File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}")).into(), flag)
             })
             .collect(),
     }
@@ -494,11 +417,7 @@ fn profile_folder() -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");
     let folder = test.parent().expect("a parent");
     // Tests lie in deps/, programs beside it.
-    let folder = if folder.ends_with("deps") {
-        folder.parent().expect("a parent")
-    } else {
-        folder
-    };
+    let folder = if folder.ends_with("deps") { folder.parent().expect("a parent") } else { folder };
     folder.to_path_buf()
 }
 
@@ -516,11 +435,7 @@ fn binaries() -> PathBuf {
     let folder = std::env::var_os("DUET_TEST_BINARIES").map_or_else(profile_folder, PathBuf::from);
     for program in ["duet", "duetd", "duet-monitor"] {
         let path = folder.join(program);
-        assert!(
-            path.exists(),
-            "{} is missing: run the tests with 'make test'",
-            path.display()
-        );
+        assert!(path.exists(), "{} is missing: run the tests with 'make test'", path.display());
     }
     folder.canonicalize().expect("the programs' folder")
 }

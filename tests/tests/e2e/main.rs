@@ -3,4 +3,25 @@
 //! Names that begin with `heavy_` are whole Debian systems or hundreds of instances; `.config/nextest.toml` runs them
 //! one at a time.
 
+mod adoption;
+mod api;
+mod autostart;
+mod cli;
+mod console;
+mod debian;
+mod devices;
+mod exec;
+mod files;
+mod front_door;
 mod harness;
+mod images;
+mod inventory;
+mod lifecycle;
+mod limits;
+mod model;
+mod network;
+mod profiles;
+mod security;
+mod snapshots;
+mod state;
+mod storage;
