@@ -39,10 +39,7 @@ pub fn config_changes(old: &ConfigMap, new: &ConfigMap) -> ConfigChanges {
     let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
     keys.sort_unstable();
     keys.dedup();
-    for key in keys
-        .into_iter()
-        .filter(|key| super::value(old, key) != super::value(new, key))
-    {
+    for key in keys.into_iter().filter(|key| super::value(old, key) != super::value(new, key)) {
         match Scope::Instance.find(key) {
             Some(row) if row.owner == Owner::Server => {}
             Some(row) if row.live == Live::Yes => changes.live.push(key.clone()),
@@ -57,19 +54,10 @@ pub fn config_changes(old: &ConfigMap, new: &ConfigMap) -> ConfigChanges {
 /// started, and a late writer must not undo what the daemon wrote down about it.
 #[must_use]
 pub fn keep_server_owned(current: &ConfigMap, requested: ConfigMap) -> ConfigMap {
-    let owned = |key: &String| {
-        Scope::Instance
-            .find(key)
-            .is_some_and(|row| row.owner == Owner::Server)
-    };
+    let owned = |key: &String| Scope::Instance.find(key).is_some_and(|row| row.owner == Owner::Server);
     let mut result = requested;
     result.retain(|key, _| !owned(key));
-    result.extend(
-        current
-            .iter()
-            .filter(|(key, _)| owned(key))
-            .map(|(key, value)| (key.clone(), value.clone())),
-    );
+    result.extend(current.iter().filter(|(key, _)| owned(key)).map(|(key, value)| (key.clone(), value.clone())));
     result
 }
 
@@ -98,14 +86,10 @@ impl DeviceChanges {
 
 /// Compares two whole sets of devices of one container.
 #[must_use]
-pub fn device_changes(
-    old: &BTreeMap<String, Device>,
-    new: &BTreeMap<String, Device>,
-) -> DeviceChanges {
+pub fn device_changes(old: &BTreeMap<String, Device>, new: &BTreeMap<String, Device>) -> DeviceChanges {
     let mut changes = DeviceChanges::default();
     let (old_root, new_root) = (root(old), root(new));
-    if let (Some((_, old_pool, old_readonly)), Some((name, pool, readonly))) = (old_root, new_root)
-    {
+    if let (Some((_, old_pool, old_readonly)), Some((name, pool, readonly))) = (old_root, new_root) {
         if old_pool != pool {
             changes.refused.push((
                 name.to_owned(),
@@ -134,9 +118,7 @@ pub fn device_changes(
 /// The root disk's device name, pool and whether it is read-only. A root under another device name is the same.
 fn root(devices: &BTreeMap<String, Device>) -> Option<(&str, &str, bool)> {
     devices.iter().find_map(|(name, device)| match device {
-        Device::Disk(DiskDevice::Root { pool, readonly }) => {
-            Some((name.as_str(), pool.as_str(), *readonly))
-        }
+        Device::Disk(DiskDevice::Root { pool, readonly }) => Some((name.as_str(), pool.as_str(), *readonly)),
         _ => None,
     })
 }
@@ -150,11 +132,7 @@ fn is_pluggable(device: &Device) -> bool {
 
 /// Whether two NICs are the same link, with other addresses from DHCP.
 fn only_lease_differs(a: &Device, b: &Device) -> bool {
-    let without_lease = |nic: &NicDevice| NicDevice {
-        ipv4: None,
-        ipv6: None,
-        ..nic.clone()
-    };
+    let without_lease = |nic: &NicDevice| NicDevice { ipv4: None, ipv6: None, ..nic.clone() };
     match (a, b) {
         (Device::Nic(a), Device::Nic(b)) => a != b && without_lease(a) == without_lease(b),
         _ => false,
@@ -168,20 +146,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn config(pairs: &[(&str, &str)]) -> ConfigMap {
-        pairs
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect()
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
 
     fn devices(list: &[(&str, &str)]) -> BTreeMap<String, Device> {
         let map: DeviceMap = list
             .iter()
             .map(|(name, text)| {
-                let options = text
-                    .split(' ')
-                    .map(|p| p.split_once('=').unwrap())
-                    .map(|(k, v)| (k.to_owned(), v.to_owned()));
+                let options =
+                    text.split(' ').map(|p| p.split_once('=').unwrap()).map(|(k, v)| (k.to_owned(), v.to_owned()));
                 ((*name).to_owned(), options.collect())
             })
             .collect();
@@ -190,12 +163,8 @@ mod tests {
 
     #[test]
     fn limits_are_live_and_security_waits() {
-        let old = config(&[
-            ("limits.memory", "1GiB"),
-            ("security.nesting", "false"),
-            ("user.x", ""),
-            ("volatile.uuid", "a"),
-        ]);
+        let old =
+            config(&[("limits.memory", "1GiB"), ("security.nesting", "false"), ("user.x", ""), ("volatile.uuid", "a")]);
         let new = config(&[
             ("limits.memory", "2GiB"),
             ("security.nesting", "true"),
@@ -211,11 +180,8 @@ mod tests {
 
     #[test]
     fn a_late_client_cannot_undo_what_the_daemon_wrote() {
-        let current = config(&[
-            ("volatile.last_state.power", "RUNNING"),
-            ("volatile.eth0.name", "eth0"),
-            ("user.a", "1"),
-        ]);
+        let current =
+            config(&[("volatile.last_state.power", "RUNNING"), ("volatile.eth0.name", "eth0"), ("user.a", "1")]);
         let stale = config(&[
             ("volatile.last_state.power", "STOPPED"),
             ("volatile.eth0.hwaddr", "10:66:6a:00:00:01"),
@@ -253,18 +219,9 @@ mod tests {
         assert_eq!(changes.update, ["eth0"]);
         assert_eq!(changes.refused.len(), 1);
         assert!(device_changes(&new, &new).is_empty());
-        let renamed = devices(&[
-            ("disk0", "type=disk path=/ pool=default"),
-            ("eth0", "type=nic network=n"),
-        ]);
-        let before = devices(&[
-            ("root", "type=disk path=/ pool=default"),
-            ("eth0", "type=nic network=n"),
-        ]);
-        assert!(
-            device_changes(&before, &renamed).is_empty(),
-            "the root's device name means nothing"
-        );
+        let renamed = devices(&[("disk0", "type=disk path=/ pool=default"), ("eth0", "type=nic network=n")]);
+        let before = devices(&[("root", "type=disk path=/ pool=default"), ("eth0", "type=nic network=n")]);
+        assert!(device_changes(&before, &renamed).is_empty(), "the root's device name means nothing");
     }
 
     proptest! {

@@ -113,25 +113,17 @@ type Options = BTreeMap<String, String>;
 /// # Errors
 /// [`ConfigError`] for a bad name, an unknown type or option, a value that does not fit, two devices that claim
 /// the same path, link name or address, and (for a whole set) a missing root disk.
-pub fn validate_devices(
-    devices: &DeviceMap,
-    context: DevicesOf,
-) -> Result<BTreeMap<String, Device>, ConfigError> {
+pub fn validate_devices(devices: &DeviceMap, context: DevicesOf) -> Result<BTreeMap<String, Device>, ConfigError> {
     let mut typed = BTreeMap::new();
     for (name, options) in devices {
         validate_name(NameKind::Device, name)?;
         let device = Device::parse(options)
             .and_then(|device| device.check_kind(context).map(|()| device))
-            .map_err(|problem| ConfigError::Device {
-                device: name.clone(),
-                problem,
-            })?;
+            .map_err(|problem| ConfigError::Device { device: name.clone(), problem })?;
         typed.insert(name.clone(), device);
     }
     check_clashes(&typed)?;
-    let has_root = typed
-        .values()
-        .any(|device| matches!(device, Device::Disk(DiskDevice::Root { .. })));
+    let has_root = typed.values().any(|device| matches!(device, Device::Disk(DiskDevice::Root { .. })));
     match context {
         DevicesOf::Instance(_) if !has_root => Err(ConfigError::NoRootDisk),
         _ => Ok(typed),
@@ -170,10 +162,7 @@ impl Device {
         let kind = get(options, "type").ok_or(DeviceError::NoType)?;
         let Some(row) = TYPES.iter().find(|row| row.name == kind) else {
             let nearest = nearest(kind, TYPES.iter().map(|row| row.name));
-            return Err(DeviceError::UnknownType {
-                kind: kind.to_owned(),
-                nearest,
-            });
+            return Err(DeviceError::UnknownType { kind: kind.to_owned(), nearest });
         };
         check_options(row, options)?;
         match row.name {
@@ -186,13 +175,11 @@ impl Device {
 
     fn check_kind(&self, context: DevicesOf) -> Result<(), DeviceError> {
         match (self, context) {
-            (Self::UnixChar(_), DevicesOf::Instance(InstanceKind::VirtualMachine)) => {
-                Err(DeviceError::Contradiction {
-                    option: "type=unix-char",
-                    with: "a virtual machine",
-                    hint: "character devices can be given to containers only",
-                })
-            }
+            (Self::UnixChar(_), DevicesOf::Instance(InstanceKind::VirtualMachine)) => Err(DeviceError::Contradiction {
+                option: "type=unix-char",
+                with: "a virtual machine",
+                hint: "character devices can be given to containers only",
+            }),
             _ => Ok(()),
         }
     }
@@ -211,10 +198,7 @@ impl Device {
                     ("ipv4.address", nic.ipv4.map(|address| address.to_string())),
                     ("ipv6.address", nic.ipv6.map(|address| address.to_string())),
                 ];
-                fixed
-                    .into_iter()
-                    .filter_map(|(what, value)| Some((what, value?)))
-                    .collect()
+                fixed.into_iter().filter_map(|(what, value)| Some((what, value?))).collect()
             }
             Self::None => Vec::new(),
         }
@@ -226,24 +210,12 @@ fn check_options(kind: &'static DeviceType, options: &Options) -> Result<(), Dev
     for (option, value) in options.iter().filter(|(option, _)| *option != "type") {
         let Some(row) = kind.find(option) else {
             if let Some(reason) = foreign_device_option(kind.name, option) {
-                return Err(DeviceError::UnsupportedOption {
-                    option: option.clone(),
-                    reason,
-                });
+                return Err(DeviceError::UnsupportedOption { option: option.clone(), reason });
             }
             let nearest = nearest(option, kind.options.iter().map(|row| row.name));
-            return Err(DeviceError::UnknownOption {
-                kind: kind.name,
-                option: option.clone(),
-                nearest,
-            });
+            return Err(DeviceError::UnknownOption { kind: kind.name, option: option.clone(), nearest });
         };
-        row.kind
-            .check(value)
-            .map_err(|problem| DeviceError::BadOption {
-                option: option.clone(),
-                problem,
-            })?;
+        row.kind.check(value).map_err(|problem| DeviceError::BadOption { option: option.clone(), problem })?;
     }
     Ok(())
 }
@@ -269,10 +241,7 @@ impl DiskDevice {
                 option: "pool",
                 hint: "name the storage pool that holds the root filesystem, such as pool=default",
             })?;
-            return Ok(Self::Root {
-                pool: pool.to_owned(),
-                readonly,
-            });
+            return Ok(Self::Root { pool: pool.to_owned(), readonly });
         }
         if pool.is_some() {
             return Err(DeviceError::Contradiction {
@@ -299,24 +268,12 @@ impl DiskDevice {
 impl NicDevice {
     fn parse(options: &Options) -> Result<Self, DeviceError> {
         const BOTH: &str = "a managed network already says how and where; leave one of them out";
-        let link = match (
-            get(options, "network"),
-            get(options, "nictype"),
-            get(options, "parent"),
-        ) {
+        let link = match (get(options, "network"), get(options, "nictype"), get(options, "parent")) {
             (Some(_), Some(_), _) => {
-                return Err(DeviceError::Contradiction {
-                    option: "nictype",
-                    with: "network",
-                    hint: BOTH,
-                });
+                return Err(DeviceError::Contradiction { option: "nictype", with: "network", hint: BOTH });
             }
             (Some(_), _, Some(_)) => {
-                return Err(DeviceError::Contradiction {
-                    option: "parent",
-                    with: "network",
-                    hint: BOTH,
-                });
+                return Err(DeviceError::Contradiction { option: "parent", with: "network", hint: BOTH });
             }
             (Some(network), None, None) => NicLink::Network(network.to_owned()),
             (None, _, Some(parent)) => NicLink::Bridge(parent.to_owned()),
@@ -370,16 +327,10 @@ impl UnixCharDevice {
             (Some(major), Some(minor)) => Some((major, minor)),
             (None, None) => None,
             (Some(_), None) => {
-                return Err(DeviceError::Missing {
-                    option: "minor",
-                    hint: "give both numbers or neither",
-                });
+                return Err(DeviceError::Missing { option: "minor", hint: "give both numbers or neither" });
             }
             (None, Some(_)) => {
-                return Err(DeviceError::Missing {
-                    option: "major",
-                    hint: "give both numbers or neither",
-                });
+                return Err(DeviceError::Missing { option: "major", hint: "give both numbers or neither" });
             }
         };
         Ok(Self {
@@ -395,10 +346,7 @@ impl UnixCharDevice {
 }
 
 fn get<'a>(options: &'a Options, option: &str) -> Option<&'a str> {
-    options
-        .get(option)
-        .map(String::as_str)
-        .filter(|value| !value.is_empty())
+    options.get(option).map(String::as_str).filter(|value| !value.is_empty())
 }
 
 fn read<T>(
@@ -407,12 +355,7 @@ fn read<T>(
     parse: impl FnOnce(&str) -> Result<T, super::ValueError>,
 ) -> Result<Option<T>, DeviceError> {
     get(options, option)
-        .map(|text| {
-            parse(text).map_err(|problem| DeviceError::BadOption {
-                option: option.to_owned(),
-                problem,
-            })
-        })
+        .map(|text| parse(text).map_err(|problem| DeviceError::BadOption { option: option.to_owned(), problem }))
         .transpose()
 }
 
@@ -421,18 +364,13 @@ fn flag(options: &Options, option: &str, default: bool) -> Result<bool, DeviceEr
 }
 
 fn number(options: &Options, option: &str) -> Result<Option<u32>, DeviceError> {
-    let parsed = read(options, option, |text| {
-        values::parse_int(text, 0, i64::from(u32::MAX))
-    })?;
+    let parsed = read(options, option, |text| values::parse_int(text, 0, i64::from(u32::MAX)))?;
     Ok(parsed.and_then(|number| u32::try_from(number).ok()))
 }
 
 /// The path without doubled or trailing slashes and without `.`; `..` was refused before.
 fn clean(path: &str) -> PathBuf {
-    Path::new(path)
-        .components()
-        .filter(|part| !matches!(part, Component::CurDir))
-        .collect()
+    Path::new(path).components().filter(|part| !matches!(part, Component::CurDir)).collect()
 }
 
 #[cfg(test)]
@@ -442,11 +380,7 @@ mod tests {
 
     fn options(text: &str) -> Options {
         text.split_whitespace()
-            .map(|pair| {
-                pair.split_once('=')
-                    .map(|(k, v)| (k.to_owned(), v.to_owned()))
-                    .unwrap()
-            })
+            .map(|pair| pair.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).unwrap())
             .collect()
     }
 
@@ -459,53 +393,28 @@ mod tests {
     }
 
     fn set(devices: &[(&str, &str)]) -> DeviceMap {
-        devices
-            .iter()
-            .map(|(name, text)| ((*name).to_owned(), options(text)))
-            .collect()
+        devices.iter().map(|(name, text)| ((*name).to_owned(), options(text))).collect()
     }
 
     #[test]
     fn the_default_profile_is_understood() {
         let typed = validate_devices(
-            &set(&[
-                ("root", "type=disk path=/ pool=default"),
-                ("eth0", "type=nic network=duetbr0 name=eth0"),
-            ]),
+            &set(&[("root", "type=disk path=/ pool=default"), ("eth0", "type=nic network=duetbr0 name=eth0")]),
             DevicesOf::Instance(InstanceKind::Container),
         )
         .unwrap();
-        assert_eq!(
-            typed["root"],
-            Device::Disk(DiskDevice::Root {
-                pool: "default".into(),
-                readonly: false
-            })
-        );
-        assert!(
-            matches!(&typed["eth0"], Device::Nic(nic) if nic.link == NicLink::Network("duetbr0".into()))
-        );
+        assert_eq!(typed["root"], Device::Disk(DiskDevice::Root { pool: "default".into(), readonly: false }));
+        assert!(matches!(&typed["eth0"], Device::Nic(nic) if nic.link == NicLink::Network("duetbr0".into())));
     }
 
     #[test]
     fn options_become_types() {
-        let Device::Disk(DiskDevice::Host {
-            source,
-            path,
-            readonly,
-            recursive,
-            shift,
-            required,
-        }) = parse(
-            "type=disk source=/srv//data/ path=/mnt/./x/ readonly=yes shift=1 required=false",
-        )
+        let Device::Disk(DiskDevice::Host { source, path, readonly, recursive, shift, required }) =
+            parse("type=disk source=/srv//data/ path=/mnt/./x/ readonly=yes shift=1 required=false")
         else {
             panic!("a host disk")
         };
-        assert_eq!(
-            (source.as_path(), path.as_path()),
-            (Path::new("/srv/data"), Path::new("/mnt/x"))
-        );
+        assert_eq!((source.as_path(), path.as_path()), (Path::new("/srv/data"), Path::new("/mnt/x")));
         assert!(readonly && shift && !recursive && !required);
 
         let Device::UnixChar(device) = parse("type=unix-char path=/dev/fuse mode=666 uid=5") else {
@@ -514,18 +423,14 @@ mod tests {
         assert_eq!(device.source, device.path);
         assert_eq!((device.mode, device.uid, device.number), (0o666, 5, None));
 
-        let Device::Nic(nic) = parse(
-            "type=nic nictype=bridged parent=br0 hwaddr=10:66:6a:00:00:01 mtu=1400 ipv4.address=10.0.0.2",
-        ) else {
+        let Device::Nic(nic) =
+            parse("type=nic nictype=bridged parent=br0 hwaddr=10:66:6a:00:00:01 mtu=1400 ipv4.address=10.0.0.2")
+        else {
             panic!("a NIC")
         };
         assert_eq!(
             (nic.link, nic.mtu, nic.ipv4),
-            (
-                NicLink::Bridge("br0".into()),
-                Some(1400),
-                Some(Ipv4Addr::new(10, 0, 0, 2))
-            )
+            (NicLink::Bridge("br0".into()), Some(1400), Some(Ipv4Addr::new(10, 0, 0, 2)))
         );
         assert_eq!(parse("type=none"), Device::None);
     }
@@ -533,70 +438,37 @@ mod tests {
     #[test]
     fn each_mistake_has_its_sentence() {
         for (device, sentence) in [
-            (
-                "path=/",
-                "the type is missing; write type=disk, type=nic, type=unix-char or type=none",
-            ),
-            (
-                "type=gpu",
-                "type \"gpu\" is not supported; Duet has disk, nic, unix-char and none",
-            ),
+            ("path=/", "the type is missing; write type=disk, type=nic, type=unix-char or type=none"),
+            ("type=gpu", "type \"gpu\" is not supported; Duet has disk, nic, unix-char and none"),
             (
                 "type=unix-chr path=/dev/x",
                 "type \"unix-chr\" is not supported (did you mean \"unix-char\"?); Duet has disk, nic, unix-char and none",
             ),
-            (
-                "type=disk",
-                "path is missing; write where in the instance the disk appears, such as path=/srv",
-            ),
+            ("type=disk", "path is missing; write where in the instance the disk appears, such as path=/srv"),
             (
                 "type=disk path=/",
                 "pool is missing; name the storage pool that holds the root filesystem, such as pool=default",
             ),
-            (
-                "type=disk path=/x",
-                "source is missing; name a directory or file of the host, such as source=/srv/data",
-            ),
-            (
-                "type=disk path=/x sauce=/y",
-                "disk devices have no option \"sauce\" (did you mean \"source\"?)",
-            ),
+            ("type=disk path=/x", "source is missing; name a directory or file of the host, such as source=/srv/data"),
+            ("type=disk path=/x sauce=/y", "disk devices have no option \"sauce\" (did you mean \"source\"?)"),
             (
                 "type=disk path=/ pool=default size=10GiB",
                 "option \"size\" is not supported by Duet: an overlay root is not limited in size; limit the filesystem that the pool lies on",
             ),
-            (
-                "type=disk path=/../etc source=/x",
-                "path: \"/../etc\" is not usable: write the path without \"..\"",
-            ),
+            ("type=disk path=/../etc source=/x", "path: \"/../etc\" is not usable: write the path without \"..\""),
             (
                 "type=disk path=/x source=y",
                 "source: \"y\" is not an absolute path; write one that begins with a slash, such as /srv/data",
             ),
-            (
-                "type=nic",
-                "network is missing; name the network to join, such as network=duetbr0",
-            ),
-            (
-                "type=nic nictype=macvlan parent=eth0",
-                "nictype: \"macvlan\" is not known here; write \"bridged\"",
-            ),
-            (
-                "type=nic nictype=bridged",
-                "parent is missing; name the bridge to join, such as parent=br0",
-            ),
+            ("type=nic", "network is missing; name the network to join, such as network=duetbr0"),
+            ("type=nic nictype=macvlan parent=eth0", "nictype: \"macvlan\" is not known here; write \"bridged\""),
+            ("type=nic nictype=bridged", "parent is missing; name the bridge to join, such as parent=br0"),
             (
                 "type=nic network=a parent=b",
                 "parent does not go with network; a managed network already says how and where; leave one of them out",
             ),
-            (
-                "type=unix-char",
-                "source is missing; name the device on the host, such as source=/dev/ttyUSB0",
-            ),
-            (
-                "type=unix-char path=/dev/x major=1",
-                "minor is missing; give both numbers or neither",
-            ),
+            ("type=unix-char", "source is missing; name the device on the host, such as source=/dev/ttyUSB0"),
+            ("type=unix-char path=/dev/x major=1", "minor is missing; give both numbers or neither"),
             ("type=none path=/", "none devices have no option \"path\""),
         ] {
             assert_eq!(complaint(device), sentence);
@@ -607,42 +479,18 @@ mod tests {
     fn a_whole_set_has_one_root_and_no_clashes() {
         let whole = DevicesOf::Instance(InstanceKind::Container);
         let root = ("root", "type=disk path=/ pool=default");
-        assert_eq!(
-            validate_devices(&DeviceMap::new(), whole),
-            Err(ConfigError::NoRootDisk)
-        );
+        assert_eq!(validate_devices(&DeviceMap::new(), whole), Err(ConfigError::NoRootDisk));
         assert!(validate_devices(&DeviceMap::new(), DevicesOf::Profile).is_ok());
-        let clash = |a, b| {
-            validate_devices(&set(&[root, ("a", a), ("b", b)]), whole)
-                .unwrap_err()
-                .to_string()
-        };
+        let clash = |a, b| validate_devices(&set(&[root, ("a", a), ("b", b)]), whole).unwrap_err().to_string();
         assert_eq!(
-            clash(
-                "type=disk path=/x source=/1",
-                "type=disk path=//x/ source=/2"
-            ),
+            clash("type=disk path=/x source=/1", "type=disk path=//x/ source=/2"),
             "devices \"a\" and \"b\" both use path \"/x\"; one of them must change"
         );
         assert!(clash("type=disk path=/// pool=p", "type=none").contains("path \"/\""));
-        assert!(
-            clash(
-                "type=nic network=n name=eth0",
-                "type=nic network=n name=eth0"
-            )
-            .contains("name \"eth0\"")
-        );
-        assert!(
-            clash(
-                "type=disk path=/dev/x source=/1",
-                "type=unix-char path=/dev/x"
-            )
-            .contains("path")
-        );
+        assert!(clash("type=nic network=n name=eth0", "type=nic network=n name=eth0").contains("name \"eth0\""));
+        assert!(clash("type=disk path=/dev/x source=/1", "type=unix-char path=/dev/x").contains("path"));
         let vm = DevicesOf::Instance(InstanceKind::VirtualMachine);
-        assert!(
-            validate_devices(&set(&[root, ("c", "type=unix-char path=/dev/fuse")]), vm).is_err()
-        );
+        assert!(validate_devices(&set(&[root, ("c", "type=unix-char path=/dev/fuse")]), vm).is_err());
         assert!(validate_devices(&set(&[("-bad", "type=none")]), whole).is_err());
     }
 

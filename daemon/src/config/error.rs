@@ -27,10 +27,7 @@ pub enum ValueError {
         hint: &'static str,
     },
     /// The value is a number of the right form, but too small or too large.
-    #[error(
-        "{} is out of range; write a number from {min} to {max}",
-        Quoted(value)
-    )]
+    #[error("{} is out of range; write a number from {min} to {max}", Quoted(value))]
     OutOfRange {
         /// The value as given.
         value: String,
@@ -59,26 +56,15 @@ pub enum ValueError {
 
 impl ValueError {
     pub(super) fn malformed(value: &str, what: &'static str, hint: &'static str) -> Self {
-        Self::Malformed {
-            value: value.to_owned(),
-            what,
-            hint,
-        }
+        Self::Malformed { value: value.to_owned(), what, hint }
     }
 
     pub(super) fn senseless(value: &str, reason: &'static str) -> Self {
-        Self::Senseless {
-            value: value.to_owned(),
-            reason,
-        }
+        Self::Senseless { value: value.to_owned(), reason }
     }
 
     pub(super) fn out_of_range(value: &str, min: i64, max: i64) -> Self {
-        Self::OutOfRange {
-            value: value.to_owned(),
-            min,
-            max,
-        }
+        Self::OutOfRange { value: value.to_owned(), min, max }
     }
 }
 
@@ -187,11 +173,7 @@ pub enum DeviceError {
     #[error("the type is missing; write type=disk, type=nic, type=unix-char or type=none")]
     NoType,
     /// The type is not one of ours.
-    #[error(
-        "type {} is not supported{}; Duet has disk, nic, unix-char and none",
-        Quoted(kind),
-        Suggestion(nearest)
-    )]
+    #[error("type {} is not supported{}; Duet has disk, nic, unix-char and none", Quoted(kind), Suggestion(nearest))]
     UnknownType {
         /// The type as given.
         kind: String,
@@ -199,11 +181,7 @@ pub enum DeviceError {
         nearest: Option<String>,
     },
     /// No option of that name exists for this type.
-    #[error(
-        "{kind} devices have no option {}{}",
-        Quoted(option),
-        Suggestion(nearest)
-    )]
+    #[error("{kind} devices have no option {}{}", Quoted(option), Suggestion(nearest))]
     UnknownOption {
         /// The device's type.
         kind: &'static str,

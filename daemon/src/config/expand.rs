@@ -15,16 +15,8 @@ pub fn expand(
 ) -> (ConfigMap, DeviceMap) {
     let (mut all_config, mut all_devices) = (ConfigMap::new(), DeviceMap::new());
     for (config, devices) in profiles.iter().chain([&(config, devices)]) {
-        all_config.extend(
-            config
-                .iter()
-                .map(|(key, value)| (key.clone(), value.clone())),
-        );
-        all_devices.extend(
-            devices
-                .iter()
-                .map(|(name, device)| (name.clone(), device.clone())),
-        );
+        all_config.extend(config.iter().map(|(key, value)| (key.clone(), value.clone())));
+        all_devices.extend(devices.iter().map(|(name, device)| (name.clone(), device.clone())));
     }
     all_devices.retain(|_, device| device.get("type").is_none_or(|kind| kind != "none"));
     (all_config, all_devices)
@@ -36,10 +28,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn device(pairs: &[(&str, &str)]) -> std::collections::BTreeMap<String, String> {
-        pairs
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect()
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
 
     #[test]
@@ -52,33 +41,18 @@ mod tests {
         let none = DeviceMap::new();
         let layers = [(&a, &none), (&b, &none)];
         let (config, _) = expand(&layers, &own, &none);
-        assert_eq!(
-            config,
-            device(&[("limits.cpu", "2"), ("user.a", "a"), ("user.b", "own")])
-        );
+        assert_eq!(config, device(&[("limits.cpu", "2"), ("user.a", "a"), ("user.b", "own")]));
     }
 
     #[test]
     fn devices_win_whole_and_none_takes_away() {
         let profile = DeviceMap::from([
-            (
-                "eth0".to_owned(),
-                device(&[("type", "nic"), ("network", "duetbr0"), ("mtu", "1400")]),
-            ),
-            (
-                "root".to_owned(),
-                device(&[("type", "disk"), ("path", "/"), ("pool", "default")]),
-            ),
-            (
-                "work".to_owned(),
-                device(&[("type", "disk"), ("path", "/w"), ("source", "/w")]),
-            ),
+            ("eth0".to_owned(), device(&[("type", "nic"), ("network", "duetbr0"), ("mtu", "1400")])),
+            ("root".to_owned(), device(&[("type", "disk"), ("path", "/"), ("pool", "default")])),
+            ("work".to_owned(), device(&[("type", "disk"), ("path", "/w"), ("source", "/w")])),
         ]);
         let own = DeviceMap::from([
-            (
-                "eth0".to_owned(),
-                device(&[("type", "nic"), ("network", "other")]),
-            ),
+            ("eth0".to_owned(), device(&[("type", "nic"), ("network", "other")])),
             ("work".to_owned(), device(&[("type", "none")])),
         ]);
         let empty = ConfigMap::new();

@@ -15,10 +15,7 @@ pub fn metadata_configuration() -> Value {
         .iter()
         .filter(|kind| !kind.options.is_empty())
         .map(|kind| {
-            (
-                kind.heading.to_owned(),
-                json!({ "keys": kind.options.iter().map(device_option).collect::<Vec<_>>() }),
-            )
+            (kind.heading.to_owned(), json!({ "keys": kind.options.iter().map(device_option).collect::<Vec<_>>() }))
         })
         .collect();
     json!({
@@ -35,9 +32,7 @@ pub fn metadata_configuration() -> Value {
 fn groups(scope: Scope) -> Value {
     let mut groups = Map::new();
     for row in scope.keys() {
-        let group = groups
-            .entry(row.group)
-            .or_insert_with(|| json!({ "keys": [] }));
+        let group = groups.entry(row.group).or_insert_with(|| json!({ "keys": [] }));
         if let Some(keys) = group["keys"].as_array_mut() {
             keys.push(key(scope, row));
         }
@@ -98,13 +93,8 @@ mod tests {
     #[test]
     fn the_shape_is_that_of_incus() {
         let document = metadata_configuration();
-        let limits = document["configs"]["instance"]["resource-limits"]["keys"]
-            .as_array()
-            .unwrap();
-        let cpu = limits
-            .iter()
-            .find_map(|entry| entry.get("limits.cpu.allowance"))
-            .unwrap();
+        let limits = document["configs"]["instance"]["resource-limits"]["keys"].as_array().unwrap();
+        let cpu = limits.iter().find_map(|entry| entry.get("limits.cpu.allowance")).unwrap();
         assert_eq!(cpu["type"], "string");
         assert_eq!(cpu["liveupdate"], "yes");
         assert_eq!(cpu["condition"], "container");

@@ -28,23 +28,19 @@ pub mod values;
 use std::collections::BTreeMap;
 use std::fmt;
 
-pub use changes::{
-    ConfigChanges, DeviceChanges, config_changes, device_changes, keep_server_owned,
-};
-pub use device::{
-    Device, DevicesOf, DiskDevice, NicDevice, NicLink, UnixCharDevice, validate_devices,
-};
+pub use changes::{ConfigChanges, DeviceChanges, config_changes, device_changes, keep_server_owned};
+pub use device::{Device, DevicesOf, DiskDevice, NicDevice, NicLink, UnixCharDevice, validate_devices};
 pub use error::{ConfigError, DeviceError, ValueError};
 pub use expand::expand;
 pub use metadata::metadata_configuration;
 pub use names::{
-    NameKind, validate_alias_name, validate_instance_name, validate_name, validate_network_name,
-    validate_pool_name, validate_profile_name, validate_snapshot_name,
+    NameKind, validate_alias_name, validate_instance_name, validate_name, validate_network_name, validate_pool_name,
+    validate_profile_name, validate_snapshot_name,
 };
 pub use settings::{InstanceSettings, MemoryEnforce, SnapshotSettings};
 pub use validate::{
-    validate_instance_config, validate_network_config, validate_pool_config,
-    validate_profile_config, validate_server_config,
+    validate_instance_config, validate_network_config, validate_pool_config, validate_profile_config,
+    validate_server_config,
 };
 
 /// A configuration as it travels over the API: key to value.
@@ -89,8 +85,5 @@ impl fmt::Display for InstanceKind {
 
 /// A key's value, absent when it is empty.
 fn value<'a>(config: &'a ConfigMap, key: &str) -> Option<&'a str> {
-    config
-        .get(key)
-        .map(String::as_str)
-        .filter(|value| !value.is_empty())
+    config.get(key).map(String::as_str).filter(|value| !value.is_empty())
 }

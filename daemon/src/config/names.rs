@@ -55,11 +55,7 @@ pub fn validate_name(kind: NameKind, name: &str) -> Result<(), ConfigError> {
         NameKind::Alias => alias(name),
         NameKind::Device => plain(name),
     };
-    verdict.map_err(|reason| ConfigError::BadName {
-        kind,
-        name: name.to_owned(),
-        reason,
-    })
+    verdict.map_err(|reason| ConfigError::BadName { kind, name: name.to_owned(), reason })
 }
 
 /// Checks an instance's name.
@@ -159,10 +155,7 @@ fn plain(name: &str) -> Verdict {
     if name.len() > 63 {
         return Err("it is longer than 63 characters");
     }
-    if !name
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
-    {
+    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
         return Err("only ASCII letters, digits, dots, dashes and underscores are allowed");
     }
     if !first.is_ascii_alphanumeric() {
@@ -175,14 +168,9 @@ fn plain(name: &str) -> Verdict {
 pub(super) fn link_name(name: &str) -> Verdict {
     let first = name.bytes().next().ok_or("it is empty")?;
     if name.len() > 15 {
-        return Err(
-            "it is longer than 15 characters, which is all that the kernel takes for a link name",
-        );
+        return Err("it is longer than 15 characters, which is all that the kernel takes for a link name");
     }
-    if !name
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
-    {
+    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
         return Err("only ASCII letters, digits, dots, dashes and underscores are allowed");
     }
     if !first.is_ascii_alphanumeric() {
@@ -211,10 +199,7 @@ fn alias(name: &str) -> Verdict {
     if name.starts_with('-') {
         return Err("it must not begin with a dash, or commands take it for a flag");
     }
-    if name
-        .split('/')
-        .any(|part| part.is_empty() || part == "." || part == "..")
-    {
+    if name.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
         return Err("the parts between slashes must not be empty, \".\" or \"..\"");
     }
     Ok(())
@@ -233,19 +218,7 @@ mod tests {
         for name in ["c1", "a", "Web-01", "x--y", &"a".repeat(63)] {
             assert!(ok(NameKind::Instance, name), "{name}");
         }
-        for name in [
-            "",
-            "1c",
-            "-c",
-            "c-",
-            "c_1",
-            "c.1",
-            "c/1",
-            "c 1",
-            "é",
-            "..",
-            &"a".repeat(64),
-        ] {
+        for name in ["", "1c", "-c", "c-", "c_1", "c.1", "c/1", "c 1", "é", "..", &"a".repeat(64)] {
             assert!(!ok(NameKind::Instance, name), "{name}");
         }
     }
@@ -284,9 +257,6 @@ mod tests {
     #[test]
     fn the_sentence_names_the_rule() {
         let error = validate_name(NameKind::Instance, "9lives").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "\"9lives\" is not a valid instance name: it must begin with a letter"
-        );
+        assert_eq!(error.to_string(), "\"9lives\" is not a valid instance name: it must begin with a letter");
     }
 }

@@ -78,12 +78,9 @@ impl InstanceSettings {
     /// # Errors
     /// [`ConfigError::BadValue`] for the first value that does not parse; validation lets none through.
     pub fn from_config(config: &ConfigMap) -> Result<Self, ConfigError> {
-        let boolean = |key, default: bool| {
-            read(config, key, values::parse_bool).map(|v| v.unwrap_or(default))
-        };
+        let boolean = |key, default: bool| read(config, key, values::parse_bool).map(|v| v.unwrap_or(default));
         let integer = |key, default: i64| {
-            read(config, key, |v| values::parse_int(v, i64::MIN, i64::MAX))
-                .map(|v| v.unwrap_or(default))
+            read(config, key, |v| values::parse_int(v, i64::MIN, i64::MAX)).map(|v| v.unwrap_or(default))
         };
         let seconds = |key, default| {
             read(config, key, |v| values::parse_int(v, 0, 86_400))
@@ -92,29 +89,22 @@ impl InstanceSettings {
         Ok(Self {
             cpu: parse(config, "limits.cpu")?,
             cpu_allowance: parse(config, "limits.cpu.allowance")?,
-            cpu_priority: read(config, "limits.cpu.priority", |v| {
-                values::parse_int(v, 0, 10)
-            })?
-            .map_or(10, |v| u8::try_from(v).unwrap_or(10)),
+            cpu_priority: read(config, "limits.cpu.priority", |v| values::parse_int(v, 0, 10))?
+                .map_or(10, |v| u8::try_from(v).unwrap_or(10)),
             memory: parse(config, "limits.memory")?,
             memory_enforce: match value(config, "limits.memory.enforce") {
                 Some("soft") => MemoryEnforce::Soft,
                 _ => MemoryEnforce::Hard,
             },
             memory_swap: boolean("limits.memory.swap", true)?,
-            processes: read(config, "limits.processes", |v| {
-                values::parse_int(v, 1, i64::MAX)
-            })?
-            .map(i64::unsigned_abs),
+            processes: read(config, "limits.processes", |v| values::parse_int(v, 1, i64::MAX))?.map(i64::unsigned_abs),
             privileged: boolean("security.privileged", false)?,
             nesting: boolean("security.nesting", false)?,
             idmap_isolated: boolean("security.idmap.isolated", false)?,
             protection_delete: boolean("security.protection.delete", false)?,
             environment: config
                 .iter()
-                .filter_map(|(key, value)| {
-                    Some((key.strip_prefix("environment.")?.to_owned(), value.clone()))
-                })
+                .filter_map(|(key, value)| Some((key.strip_prefix("environment.")?.to_owned(), value.clone())))
                 .collect(),
             autostart: read(config, "boot.autostart", values::parse_bool)?,
             autostart_delay: seconds("boot.autostart.delay", 0)?,
@@ -137,19 +127,11 @@ fn read<T>(
     parse: impl FnOnce(&str) -> Result<T, ValueError>,
 ) -> Result<Option<T>, ConfigError> {
     value(config, key)
-        .map(|text| {
-            parse(text).map_err(|problem| ConfigError::BadValue {
-                key: key.to_owned(),
-                problem,
-            })
-        })
+        .map(|text| parse(text).map_err(|problem| ConfigError::BadValue { key: key.to_owned(), problem }))
         .transpose()
 }
 
-fn parse<T: FromStr<Err = ValueError>>(
-    config: &ConfigMap,
-    key: &str,
-) -> Result<Option<T>, ConfigError> {
+fn parse<T: FromStr<Err = ValueError>>(config: &ConfigMap, key: &str) -> Result<Option<T>, ConfigError> {
     read(config, key, str::parse)
 }
 
@@ -188,10 +170,7 @@ mod tests {
             ("security.privileged", ""),
             ("from.a.later.version", "x"),
         ];
-        let config: ConfigMap = config
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
+        let config: ConfigMap = config.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let settings = InstanceSettings::from_config(&config).unwrap();
         assert_eq!(settings.cpu.unwrap().to_string(), "0-1");
         assert_eq!(settings.memory, Some(MemoryLimit::Percent(50)));

@@ -29,24 +29,15 @@ pub fn validate_profile_config(config: &ConfigMap) -> Result<(), ConfigError> {
     validate_instance_keys(config, None)
 }
 
-fn validate_instance_keys(
-    config: &ConfigMap,
-    kind: Option<InstanceKind>,
-) -> Result<(), ConfigError> {
+fn validate_instance_keys(config: &ConfigMap, kind: Option<InstanceKind>) -> Result<(), ConfigError> {
     check_keys(Scope::Instance, config, kind)?;
     for key in config.keys() {
         // environ(7): a variable's name ends at the first equals sign, so it cannot contain one.
         if let Some(name) = key.strip_prefix("environment.")
             && name.contains(['=', '\0', '\n'])
         {
-            let problem = ValueError::senseless(
-                name,
-                "a variable's name has no equals sign and is on one line",
-            );
-            return Err(ConfigError::BadValue {
-                key: key.clone(),
-                problem,
-            });
+            let problem = ValueError::senseless(name, "a variable's name has no equals sign and is on one line");
+            return Err(ConfigError::BadValue { key: key.clone(), problem });
         }
     }
     Ok(())
@@ -82,12 +73,7 @@ pub fn validate_network_config(config: &ConfigMap) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn range_in_subnet(
-    family: &str,
-    first: IpAddr,
-    last: IpAddr,
-    subnet: IpNet,
-) -> Result<(), ConfigError> {
+fn range_in_subnet(family: &str, first: IpAddr, last: IpAddr, subnet: IpNet) -> Result<(), ConfigError> {
     let usable = |address: IpAddr| {
         subnet.contains(&address)
             && address != subnet.network()
@@ -120,51 +106,27 @@ pub fn validate_server_config(config: &ConfigMap) -> Result<(), ConfigError> {
     check_keys(Scope::Server, config, None)
 }
 
-fn check_keys(
-    scope: Scope,
-    config: &ConfigMap,
-    kind: Option<InstanceKind>,
-) -> Result<(), ConfigError> {
+fn check_keys(scope: Scope, config: &ConfigMap, kind: Option<InstanceKind>) -> Result<(), ConfigError> {
     for (key, text) in config {
         let Some(row) = scope.find(key) else {
             if let Some(reason) = foreign_key(scope, key) {
-                return Err(ConfigError::Unsupported {
-                    scope,
-                    key: key.clone(),
-                    reason,
-                });
+                return Err(ConfigError::Unsupported { scope, key: key.clone(), reason });
             }
             let nearest = nearest(key, scope.keys().iter().map(|row| row.name));
-            return Err(ConfigError::UnknownKey {
-                scope,
-                key: key.clone(),
-                nearest,
-            });
+            return Err(ConfigError::UnknownKey { scope, key: key.clone(), nearest });
         };
         if let (Some(only), Some(kind)) = (row.only, kind)
             && only != kind
         {
-            return Err(ConfigError::WrongKind {
-                key: key.clone(),
-                only,
-            });
+            return Err(ConfigError::WrongKind { key: key.clone(), only });
         }
-        row.kind
-            .check(text)
-            .map_err(|problem| ConfigError::BadValue {
-                key: key.clone(),
-                problem,
-            })?;
+        row.kind.check(text).map_err(|problem| ConfigError::BadValue { key: key.clone(), problem })?;
     }
     Ok(())
 }
 
 fn conflict(key: &str, with: &str, reason: &'static str) -> ConfigError {
-    ConfigError::Conflict {
-        key: key.to_owned(),
-        with: with.to_owned(),
-        reason,
-    }
+    ConfigError::Conflict { key: key.to_owned(), with: with.to_owned(), reason }
 }
 
 #[cfg(test)]
@@ -173,16 +135,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn config(pairs: &[(&str, &str)]) -> ConfigMap {
-        pairs
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect()
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
 
     fn complaint(pairs: &[(&str, &str)]) -> String {
-        validate_instance_config(&config(pairs), InstanceKind::Container)
-            .unwrap_err()
-            .to_string()
+        validate_instance_config(&config(pairs), InstanceKind::Container).unwrap_err().to_string()
     }
 
     #[test]
@@ -194,14 +151,8 @@ mod tests {
             ("image.description", "peers tiny image"),
             ("limits.memory", "128MiB"),
             ("user.foo", "bar"),
-            (
-                "volatile.base_image",
-                "881ae3b5912252573778e6343b00ed9762bb8140622b4c6b3ca22279ba85b596",
-            ),
-            (
-                "volatile.cloud-init.instance-id",
-                "92e495d3-0001-48d3-b7e8-f7da6defcebe",
-            ),
+            ("volatile.base_image", "881ae3b5912252573778e6343b00ed9762bb8140622b4c6b3ca22279ba85b596"),
+            ("volatile.cloud-init.instance-id", "92e495d3-0001-48d3-b7e8-f7da6defcebe"),
             ("volatile.eth0.host_name", "veth598350d1"),
             ("volatile.eth0.hwaddr", "10:66:6a:6f:04:f9"),
             ("volatile.eth0.name", "eth0"),
@@ -213,19 +164,10 @@ mod tests {
             ("volatile.last_state.ready", "false"),
             ("volatile.apply_template", "create"),
             ("volatile.uuid", "2d8e1af4-6ffd-496a-a1bd-125ed9653452"),
-            (
-                "volatile.uuid.generation",
-                "4004189c-cf64-4551-af8a-1565d9eb799a",
-            ),
+            ("volatile.uuid.generation", "4004189c-cf64-4551-af8a-1565d9eb799a"),
         ]);
-        assert_eq!(
-            validate_instance_config(&sent, InstanceKind::Container),
-            Ok(())
-        );
-        assert!(
-            validate_profile_config(&sent).is_err(),
-            "but a profile is not one instance"
-        );
+        assert_eq!(validate_instance_config(&sent, InstanceKind::Container), Ok(()));
+        assert!(validate_profile_config(&sent).is_err(), "but a profile is not one instance");
     }
 
     #[test]
@@ -234,10 +176,7 @@ mod tests {
             complaint(&[("limits.memroy", "1GiB")]),
             "unknown instance option \"limits.memroy\" (did you mean \"limits.memory\"?)"
         );
-        assert_eq!(
-            complaint(&[("colour", "red")]),
-            "unknown instance option \"colour\""
-        );
+        assert_eq!(complaint(&[("colour", "red")]), "unknown instance option \"colour\"");
         assert_eq!(
             complaint(&[("limits.memory", "lots")]),
             "limits.memory: \"lots\" is not a size; write a number of bytes or one with a unit, such as 512MiB or 2GB"
@@ -250,10 +189,7 @@ mod tests {
             complaint(&[("environment.A=B", "c")]),
             "environment.A=B: \"A=B\" is not usable: a variable's name has no equals sign and is on one line"
         );
-        let vm = validate_instance_config(
-            &config(&[("limits.cpu.allowance", "50%")]),
-            InstanceKind::VirtualMachine,
-        );
+        let vm = validate_instance_config(&config(&[("limits.cpu.allowance", "50%")]), InstanceKind::VirtualMachine);
         assert_eq!(
             vm.unwrap_err().to_string(),
             "limits.cpu.allowance works for containers only, and this is a virtual machine"
@@ -269,48 +205,22 @@ mod tests {
     fn networks_are_checked_as_a_whole() {
         let check = |pairs: &[(&str, &str)]| validate_network_config(&config(pairs));
         let subnet = ("ipv4.address", "10.17.0.1/24");
-        assert_eq!(
-            check(&[
-                subnet,
-                ("ipv4.dhcp.ranges", "10.17.0.50-10.17.0.99"),
-                ("ipv4.nat", "true")
-            ]),
-            Ok(())
-        );
-        assert_eq!(
-            check(&[("ipv4.address", "auto"), ("ipv6.address", "none")]),
-            Ok(())
-        );
+        assert_eq!(check(&[subnet, ("ipv4.dhcp.ranges", "10.17.0.50-10.17.0.99"), ("ipv4.nat", "true")]), Ok(()));
+        assert_eq!(check(&[("ipv4.address", "auto"), ("ipv6.address", "none")]), Ok(()));
         assert!(check(&[subnet, ("ipv4.dhcp.ranges", "10.18.0.50-10.18.0.99")]).is_err());
         assert!(check(&[subnet, ("ipv4.dhcp.ranges", "10.17.0.0-10.17.0.99")]).is_err());
         assert!(check(&[subnet, ("ipv4.dhcp.ranges", "10.17.0.5-10.17.0.255")]).is_err());
         assert!(check(&[("ipv6.address", "fd42::1/64"), ("bridge.mtu", "1000")]).is_err());
-        assert!(
-            check(&[("ipv4.adress", "auto")])
-                .unwrap_err()
-                .to_string()
-                .contains("ipv4.address")
-        );
+        assert!(check(&[("ipv4.adress", "auto")]).unwrap_err().to_string().contains("ipv4.address"));
         assert!(check(&[("tunnel.x.protocol", "vxlan")]).is_err());
     }
 
     #[test]
     fn pools_and_servers_take_little() {
-        assert_eq!(
-            validate_pool_config(&config(&[("source", "/srv/pool"), ("user.a", "b")])),
-            Ok(())
-        );
-        assert!(
-            validate_pool_config(&config(&[("size", "10GiB")]))
-                .unwrap_err()
-                .to_string()
-                .contains("filesystem")
-        );
+        assert_eq!(validate_pool_config(&config(&[("source", "/srv/pool"), ("user.a", "b")])), Ok(()));
+        assert!(validate_pool_config(&config(&[("size", "10GiB")])).unwrap_err().to_string().contains("filesystem"));
         assert!(validate_pool_config(&config(&[("source", "pool")])).is_err());
-        assert_eq!(
-            validate_server_config(&config(&[("images.compression_algorithm", "zstd")])),
-            Ok(())
-        );
+        assert_eq!(validate_server_config(&config(&[("images.compression_algorithm", "zstd")])), Ok(()));
         assert!(validate_server_config(&config(&[("core.https_address", ":8443")])).is_err());
     }
 

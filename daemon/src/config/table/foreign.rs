@@ -7,10 +7,7 @@ type Row = (&'static str, &'static str);
 
 const INSTANCE: &[Row] = &[
     ("agent.", "it belongs to virtual machines with Incus' agent"),
-    (
-        "boot.autorestart",
-        "use Restart= in the instance's own init",
-    ),
+    ("boot.autorestart", "use Restart= in the instance's own init"),
     (
         "boot.host_shutdown_action",
         "instances are always shut down cleanly, then killed after boot.host_shutdown_timeout",
@@ -20,105 +17,58 @@ const INSTANCE: &[Row] = &[
     ("limits.disk.", "disk bandwidth is not limited"),
     ("limits.hugepages.", "huge pages are not limited apart"),
     ("limits.kernel.", "set resource limits inside the instance"),
-    (
-        "limits.memory.hotplug",
-        "memory is not added to running virtual machines",
-    ),
-    (
-        "limits.memory.hugepages",
-        "memory is not backed by huge pages",
-    ),
+    ("limits.memory.hotplug", "memory is not added to running virtual machines"),
+    ("limits.memory.hugepages", "memory is not backed by huge pages"),
     ("limits.memory.swap.priority", "use limits.memory.swap"),
     ("limits.network.", "network bandwidth is not limited"),
-    (
-        "linux.",
-        "set it on the host, for example in /etc/modules-load.d or /etc/sysctl.d",
-    ),
+    ("linux.", "set it on the host, for example in /etc/modules-load.d or /etc/sysctl.d"),
     ("migration.", "running instances are not migrated"),
     ("nvidia.", "GPUs are not passed through"),
     ("oci.", "application containers are not run"),
-    (
-        "raw.",
-        "there is no other engine behind it whose configuration this could be",
-    ),
-    (
-        "security.agent.",
-        "it belongs to virtual machines with Incus' agent",
-    ),
+    ("raw.", "there is no other engine behind it whose configuration this could be"),
+    ("security.agent.", "it belongs to virtual machines with Incus' agent"),
     ("security.bpffs.", "BPF is not delegated to containers"),
     ("security.csm", "it belongs to virtual machines with a BIOS"),
     ("security.guestapi", "instances have no API socket inside"),
     ("security.devlxd", "instances have no API socket inside"),
-    (
-        "security.idmap.base",
-        "the base of an isolated range is chosen by the daemon; use security.idmap.isolated",
-    ),
+    ("security.idmap.base", "the base of an isolated range is chosen by the daemon; use security.idmap.isolated"),
     ("security.idmap.size", "every container has 65536 ids"),
     ("security.iommu", "it belongs to virtual machines"),
     ("security.promiscuous", "it belongs to virtual machines"),
-    (
-        "security.protection.shift",
-        "Duet never changes the owners of files on disk",
-    ),
-    (
-        "security.secureboot",
-        "it belongs to virtual machines with firmware",
-    ),
+    ("security.protection.shift", "Duet never changes the owners of files on disk"),
+    ("security.secureboot", "it belongs to virtual machines with firmware"),
     ("security.sev", "it belongs to virtual machines"),
-    (
-        "security.syscalls.",
-        "system calls are filtered by a fixed list",
-    ),
+    ("security.syscalls.", "system calls are filtered by a fixed list"),
     ("smbios11.", "it belongs to virtual machines with firmware"),
     ("systemd.credential", "pass credentials as files"),
 ];
 
 const NETWORK: &[Row] = &[
     ("bgp.", "routes are not announced by BGP"),
-    (
-        "dns.nameservers",
-        "instances always ask the bridge's own DNS",
-    ),
+    ("dns.nameservers", "instances always ask the bridge's own DNS"),
     ("dns.zone.", "there are no DNS zones"),
     ("bridge.mode", "there are no fan bridges"),
     ("fan.", "there are no fan bridges"),
-    (
-        "ipv4.dhcp.gateway",
-        "the gateway is always the bridge; set ipv4.routing=false for none",
-    ),
+    ("ipv4.dhcp.gateway", "the gateway is always the bridge; set ipv4.routing=false for none"),
     ("ipv4.dhcp.routes", "use raw.dnsmasq"),
-    (
-        "ipv4.nat.",
-        "packets always leave under the address of the outgoing link",
-    ),
+    ("ipv4.nat.", "packets always leave under the address of the outgoing link"),
     ("ipv4.ovn.ranges", "there is no OVN"),
     ("ipv4.routes", "set routes on the host"),
-    (
-        "ipv6.nat.",
-        "packets always leave under the address of the outgoing link",
-    ),
+    ("ipv6.nat.", "packets always leave under the address of the outgoing link"),
     ("ipv6.ovn.ranges", "there is no OVN"),
     ("ipv6.routes", "set routes on the host"),
     ("network", "only bridges are managed"),
-    (
-        "parent",
-        "only bridges are managed; use bridge.external_interfaces",
-    ),
+    ("parent", "only bridges are managed; use bridge.external_interfaces"),
     ("security.acls", "there are no network ACLs"),
-    (
-        "tunnel.",
-        "tunnels are not made; add one as bridge.external_interfaces",
-    ),
-    (
-        "vlan",
-        "VLANs are not made; add one as bridge.external_interfaces",
-    ),
+    ("tunnel.", "tunnels are not made; add one as bridge.external_interfaces"),
+    ("vlan", "VLANs are not made; add one as bridge.external_interfaces"),
 ];
 
 const POOL: &[Row] = &[
     (
         "size",
-        "an overlay pool is as large as the filesystem it lies on; make a filesystem of that size and name it as source",
+        "an overlay pool is as large as the filesystem it lies on; make a filesystem of that \
+                size and name it as source",
     ),
     ("rsync.", "nothing is copied with rsync"),
     ("volume.", "an overlay pool has no custom volumes"),
@@ -133,10 +83,7 @@ const SERVER: &[Row] = &[
     ("acme.", "there is no remote access"),
     ("backups.", "there are no backups"),
     ("cluster.", "there is no clustering"),
-    (
-        "core.",
-        "the daemon answers on its unix socket only, and has no such setting",
-    ),
+    ("core.", "the daemon answers on its unix socket only, and has no such setting"),
     ("images.", "images come from build, import and publish only"),
     ("instances.", "the daemon has no such setting"),
     ("loki.", "logs go to the daemon's standard error"),
@@ -149,10 +96,7 @@ const SERVER: &[Row] = &[
 ];
 
 const DISK: &[Row] = &[
-    (
-        "size",
-        "an overlay root is not limited in size; limit the filesystem that the pool lies on",
-    ),
+    ("size", "an overlay root is not limited in size; limit the filesystem that the pool lies on"),
     ("size.state", "there is no saved state"),
     ("attached", "add or remove the device instead"),
     ("boot.priority", "it belongs to virtual machines"),
@@ -161,10 +105,7 @@ const DISK: &[Row] = &[
     ("initial.", "overlay volumes have no settings"),
     ("io.", "it belongs to virtual machines"),
     ("limits.", "disk bandwidth is not limited"),
-    (
-        "propagation",
-        "mounts are always private; use recursive=true to show the ones that exist",
-    ),
+    ("propagation", "mounts are always private; use recursive=true to show the ones that exist"),
     ("raw.mount.options", "use readonly, recursive and shift"),
     ("wwn", "it belongs to virtual machines"),
 ];
@@ -178,25 +119,16 @@ const NIC: &[Row] = &[
     ("ipv6.", "addresses are given by DHCPv6; see ipv6.address"),
     ("limits.", "network bandwidth is not limited"),
     ("queue.tx.length", "the kernel's own length is used"),
-    (
-        "security.",
-        "traffic between instances of a bridge is not filtered",
-    ),
+    ("security.", "traffic between instances of a bridge is not filtered"),
     ("vlan", "make a bridge on the VLAN and name it as parent"),
     ("vlan.", "make a bridge on the VLAN and name it as parent"),
 ];
 
 fn find(rows: &[Row], key: &str) -> Option<&'static str> {
     let matches = |name: &str| {
-        if name.ends_with('.') {
-            key.starts_with(name)
-        } else {
-            key == name
-        }
+        if name.ends_with('.') { key.starts_with(name) } else { key == name }
     };
-    rows.iter()
-        .find(|(name, _)| matches(name))
-        .map(|(_, reason)| *reason)
+    rows.iter().find(|(name, _)| matches(name)).map(|(_, reason)| *reason)
 }
 
 /// Why a key of Incus' is not taken, when it is one.

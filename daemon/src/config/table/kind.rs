@@ -1,8 +1,6 @@
 //! The kinds of values, and the check of each.
 
-use super::super::values::{
-    self, CpuAllowance, CpuLimit, Expiry, MacAddress, MemoryLimit, Schedule, SnapshotPattern,
-};
+use super::super::values::{self, CpuAllowance, CpuLimit, Expiry, MacAddress, MemoryLimit, Schedule, SnapshotPattern};
 use super::super::{ValueError, names};
 
 /// What values a key takes. Each kind is also its validator.
@@ -91,23 +89,13 @@ impl Kind {
             Self::Subnet4 => values::parse_cidr4(value).map(drop),
             Self::Subnet6 if matches!(value, "auto" | "none") => Ok(()),
             Self::Subnet6 => values::parse_cidr6(value).map(drop),
-            Self::Address4 => address::<std::net::Ipv4Addr>(
-                value,
-                "an IPv4 address",
-                "write one such as 10.17.0.20",
-            ),
-            Self::Address6 => address::<std::net::Ipv6Addr>(
-                value,
-                "an IPv6 address",
-                "write one such as fd42::20",
-            ),
+            Self::Address4 => address::<std::net::Ipv4Addr>(value, "an IPv4 address", "write one such as 10.17.0.20"),
+            Self::Address6 => address::<std::net::Ipv6Addr>(value, "an IPv6 address", "write one such as fd42::20"),
             Self::Ranges4 => values::parse_ranges4(value).map(drop),
             Self::Ranges6 => values::parse_ranges6(value).map(drop),
             Self::LeaseTime => values::parse_dhcp_expiry(value).map(drop),
             Self::Domain => values::parse_domain(value).map(drop),
-            Self::Domains => value
-                .split(',')
-                .try_for_each(|one| values::parse_domain(one.trim()).map(drop)),
+            Self::Domains => value.split(',').try_for_each(|one| values::parse_domain(one.trim()).map(drop)),
             Self::Link => link(value),
             Self::Links => value.split(',').try_for_each(|one| link(one.trim())),
             Self::Path => path(value),
@@ -128,19 +116,9 @@ impl Kind {
         match self {
             Self::Bool => "bool",
             Self::Int(..) => "integer",
-            Self::Text
-            | Self::Yaml
-            | Self::Uuid
-            | Self::Memory
-            | Self::Cpu
-            | Self::CpuAllowance => "string",
+            Self::Text | Self::Yaml | Self::Uuid | Self::Memory | Self::Cpu | Self::CpuAllowance => "string",
             Self::Enum(_) | Self::Schedule | Self::Expiry | Self::Pattern | Self::Mac => "string",
-            Self::Subnet4
-            | Self::Subnet6
-            | Self::Address4
-            | Self::Address6
-            | Self::Ranges4
-            | Self::Ranges6 => "string",
+            Self::Subnet4 | Self::Subnet6 | Self::Address4 | Self::Address6 | Self::Ranges4 | Self::Ranges6 => "string",
             Self::LeaseTime | Self::Domain | Self::Domains | Self::Link | Self::Links => "string",
             Self::Path | Self::Mode | Self::Pool => "string",
         }
@@ -150,21 +128,14 @@ impl Kind {
 fn one_of(value: &str, allowed: &'static [&'static str]) -> Result<(), ValueError> {
     match allowed.contains(&value) {
         true => Ok(()),
-        false => Err(ValueError::NotOneOf {
-            value: value.to_owned(),
-            allowed,
-        }),
+        false => Err(ValueError::NotOneOf { value: value.to_owned(), allowed }),
     }
 }
 
 fn text(value: &str) -> Result<(), ValueError> {
     match value.contains('\0') {
         false => Ok(()),
-        true => Err(ValueError::malformed(
-            value,
-            "text",
-            "leave out the NUL characters",
-        )),
+        true => Err(ValueError::malformed(value, "text", "leave out the NUL characters")),
     }
 }
 
@@ -172,37 +143,21 @@ fn yaml(value: &str) -> Result<(), ValueError> {
     text(value)?;
     match serde_saphyr::from_str::<serde_json::Value>(value) {
         Ok(_) => Ok(()),
-        Err(_) => Err(ValueError::malformed(
-            value,
-            "YAML",
-            "check its indentation and quotes",
-        )),
+        Err(_) => Err(ValueError::malformed(value, "YAML", "check its indentation and quotes")),
     }
 }
 
 fn uuid(value: &str) -> Result<(), ValueError> {
     let form = |(i, b): (usize, u8)| {
-        if matches!(i, 8 | 13 | 18 | 23) {
-            b == b'-'
-        } else {
-            b.is_ascii_hexdigit()
-        }
+        if matches!(i, 8 | 13 | 18 | 23) { b == b'-' } else { b.is_ascii_hexdigit() }
     };
     match value.len() == 36 && value.bytes().enumerate().all(form) {
         true => Ok(()),
-        false => Err(ValueError::malformed(
-            value,
-            "a UUID",
-            "write one such as 2d8e1af4-6ffd-496a-a1bd-125ed9653452",
-        )),
+        false => Err(ValueError::malformed(value, "a UUID", "write one such as 2d8e1af4-6ffd-496a-a1bd-125ed9653452")),
     }
 }
 
-fn address<A: std::str::FromStr>(
-    value: &str,
-    what: &'static str,
-    hint: &'static str,
-) -> Result<(), ValueError> {
+fn address<A: std::str::FromStr>(value: &str, what: &'static str, hint: &'static str) -> Result<(), ValueError> {
     match value.parse::<A>() {
         Ok(_) => Ok(()),
         Err(_) => Err(ValueError::malformed(value, what, hint)),
@@ -223,10 +178,7 @@ fn path(value: &str) -> Result<(), ValueError> {
     }
     match value.split('/').any(|part| part == "..") {
         false => Ok(()),
-        true => Err(ValueError::senseless(
-            value,
-            "write the path without \"..\"",
-        )),
+        true => Err(ValueError::senseless(value, "write the path without \"..\"")),
     }
 }
 
@@ -275,14 +227,8 @@ mod tests {
     #[test]
     fn sentences_say_what_would_be_right() {
         let say = |kind: Kind, value: &str| kind.check(value).unwrap_err().to_string();
-        assert_eq!(
-            say(Kind::Bool, "maybe"),
-            "\"maybe\" is not a boolean; write true or false"
-        );
-        assert_eq!(
-            say(Kind::Int(0, 10), "11"),
-            "\"11\" is out of range; write a number from 0 to 10"
-        );
+        assert_eq!(say(Kind::Bool, "maybe"), "\"maybe\" is not a boolean; write true or false");
+        assert_eq!(say(Kind::Int(0, 10), "11"), "\"11\" is out of range; write a number from 0 to 10");
         assert_eq!(
             say(Kind::Enum(&["none", "managed", "dynamic"]), "x"),
             "\"x\" is not known here; write \"none\", \"managed\" or \"dynamic\""
@@ -291,26 +237,15 @@ mod tests {
             say(Kind::Path, "a/b"),
             "\"a/b\" is not an absolute path; write one that begins with a slash, such as /srv/data"
         );
-        assert!(
-            say(Kind::Text, &format!("{}\0", "x".repeat(500))).len() < 150,
-            "long values are shortened"
-        );
+        assert!(say(Kind::Text, &format!("{}\0", "x".repeat(500))).len() < 150, "long values are shortened");
     }
 
     #[test]
     fn yaml_and_uuid_are_what_they_say() {
         assert!(Kind::Yaml.check("#cloud-config\npackages: [vim]\n").is_ok());
         assert!(Kind::Yaml.check("a: [1").is_err());
-        assert!(
-            Kind::Uuid
-                .check("2d8e1af4-6ffd-496a-a1bd-125ed9653452")
-                .is_ok()
-        );
-        assert!(
-            Kind::Uuid
-                .check("2d8e1af4-6ffd-496a-a1bd_125ed9653452")
-                .is_err()
-        );
+        assert!(Kind::Uuid.check("2d8e1af4-6ffd-496a-a1bd-125ed9653452").is_ok());
+        assert!(Kind::Uuid.check("2d8e1af4-6ffd-496a-a1bd_125ed9653452").is_err());
     }
 
     proptest! {

@@ -113,17 +113,7 @@ pub struct Key {
 impl Key {
     /// A user's key without default that works for both kinds and takes effect at once.
     const fn new(name: &'static str, group: &'static str, kind: Kind, short: &'static str) -> Self {
-        Self {
-            name,
-            group,
-            kind,
-            default: "",
-            only: None,
-            live: Live::Yes,
-            owner: Owner::User,
-            short,
-            long: "",
-        }
+        Self { name, group, kind, default: "", only: None, live: Live::Yes, owner: Owner::User, short, long: "" }
     }
 
     const fn default(mut self, default: &'static str) -> Self {
@@ -155,14 +145,10 @@ impl Key {
     #[must_use]
     pub fn covers(&self, key: &str) -> bool {
         if let Some(prefix) = self.name.strip_suffix('*') {
-            return key
-                .strip_prefix(prefix)
-                .is_some_and(|rest| !rest.is_empty());
+            return key.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty());
         }
         if let Some((prefix, suffix)) = self.name.split_once("<device>") {
-            let device = key
-                .strip_prefix(prefix)
-                .and_then(|rest| rest.strip_suffix(suffix));
+            let device = key.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix));
             return device.is_some_and(|device| !device.is_empty());
         }
         self.name == key
@@ -216,9 +202,7 @@ pub(super) fn nearest<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> 
     known
         .filter(|name| !name.contains(['*', '<']))
         .filter_map(|name| {
-            let tail = name
-                .strip_suffix(lower.as_str())
-                .is_some_and(|head| head.ends_with('.'));
+            let tail = name.strip_suffix(lower.as_str()).is_some_and(|head| head.ends_with('.'));
             let distance = if tail { 1 } else { edit_distance(&lower, name) };
             (distance <= (name.len() / 3).clamp(1, 4)).then_some((distance, name))
         })
@@ -251,44 +235,17 @@ mod tests {
     fn every_row_is_complete_and_unique() {
         for scope in SCOPES {
             for (i, row) in scope.keys().iter().enumerate() {
-                assert!(
-                    row.short
-                        .ends_with(|c: char| c.is_alphanumeric() || c == ')'),
-                    "{}: {}",
-                    row.name,
-                    row.short
-                );
-                assert!(
-                    row.long.is_empty() || row.long.ends_with('.'),
-                    "{}: {}",
-                    row.name,
-                    row.long
-                );
-                assert!(
-                    !scope.keys()[..i].iter().any(|other| other.name == row.name),
-                    "{} twice",
-                    row.name
-                );
-                assert!(
-                    foreign_key(scope, row.name).is_none(),
-                    "{} is both known and foreign",
-                    row.name
-                );
+                assert!(row.short.ends_with(|c: char| c.is_alphanumeric() || c == ')'), "{}: {}", row.name, row.short);
+                assert!(row.long.is_empty() || row.long.ends_with('.'), "{}: {}", row.name, row.long);
+                assert!(!scope.keys()[..i].iter().any(|other| other.name == row.name), "{} twice", row.name);
+                assert!(foreign_key(scope, row.name).is_none(), "{} is both known and foreign", row.name);
             }
         }
         for kind in TYPES {
             for (i, row) in kind.options.iter().enumerate() {
                 assert!(!row.short.is_empty());
-                assert!(
-                    !kind.options[..i].iter().any(|other| other.name == row.name),
-                    "{} twice",
-                    row.name
-                );
-                assert!(
-                    foreign_device_option(kind.name, row.name).is_none(),
-                    "{}",
-                    row.name
-                );
+                assert!(!kind.options[..i].iter().any(|other| other.name == row.name), "{} twice", row.name);
+                assert!(foreign_device_option(kind.name, row.name).is_none(), "{}", row.name);
             }
         }
     }
@@ -298,14 +255,8 @@ mod tests {
         let find = |key| Scope::Instance.find(key).map(|row| row.name);
         assert_eq!(find("user.foo"), Some("user.*"));
         assert_eq!(find("user."), None);
-        assert_eq!(
-            find("volatile.eth0.hwaddr"),
-            Some("volatile.<device>.hwaddr")
-        );
-        assert_eq!(
-            find("volatile.eth0.5.hwaddr"),
-            Some("volatile.<device>.hwaddr")
-        );
+        assert_eq!(find("volatile.eth0.hwaddr"), Some("volatile.<device>.hwaddr"));
+        assert_eq!(find("volatile.eth0.5.hwaddr"), Some("volatile.<device>.hwaddr"));
         assert_eq!(find("volatile..hwaddr"), None);
         assert_eq!(find("limits.cpu"), Some("limits.cpu"));
         assert_eq!(find("limits.cpus"), None);

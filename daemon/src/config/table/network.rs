@@ -17,7 +17,10 @@ pub(super) const NETWORK: &[Key] = &[
     Key::new("dns.domain", BRIDGE, Kind::Domain, "The domain in which instances have their names").default("duet"),
     Key::new("dns.mode", BRIDGE, Kind::Enum(&["managed", "dynamic", "none"]), "Where instances' names come from")
         .default("managed")
-        .long("With managed, the daemon gives each instance its own name; with dynamic, instances choose it in DHCP; with none there is no DNS."),
+        .long(
+            "With managed, the daemon gives each instance its own name; with dynamic, instances \
+                choose it in DHCP; with none there is no DNS.",
+        ),
     Key::new("dns.search", BRIDGE, Kind::Domains, "The domains that instances search for short names")
         .default("the value of dns.domain")
         .long("A comma list."),
@@ -29,14 +32,19 @@ pub(super) const NETWORK: &[Key] = &[
     Key::new("ipv4.dhcp.ranges", BRIDGE, Kind::Ranges4, "The IPv4 addresses that DHCP gives out")
         .default("the whole subnet")
         .long("A comma list of first-last."),
-    Key::new("ipv4.firewall", BRIDGE, Kind::Bool, "Whether the host's IPv4 traffic rules for this bridge are made").default("true"),
+    Key::new("ipv4.firewall", BRIDGE, Kind::Bool, "Whether the host's IPv4 traffic rules for this bridge are made")
+        .default("true"),
     Key::new("ipv4.nat", BRIDGE, Kind::Bool, "Whether IPv4 packets leave the host under its own address")
         .default("false, or true when ipv4.address is chosen by auto"),
     Key::new("ipv4.routing", BRIDGE, Kind::Bool, "Whether IPv4 packets go in and out of the bridge").default("true"),
     Key::new("ipv6.address", BRIDGE, Kind::Subnet6, "The host's IPv6 address on the bridge, with its subnet")
         .default("auto when the network is made")
-        .long("An address such as fd42:1:2:3::1/64; none for no IPv6; auto to choose a unique local subnet."),
-    Key::new("ipv6.dhcp", BRIDGE, Kind::Bool, "Whether DHCPv6 tells instances more than the router does").default("true"),
+        .long(
+            "An address such as fd42:1:2:3::1/64; none for no IPv6; auto to choose a unique local \
+                subnet.",
+        ),
+    Key::new("ipv6.dhcp", BRIDGE, Kind::Bool, "Whether DHCPv6 tells instances more than the router does")
+        .default("true"),
     Key::new("ipv6.dhcp.expiry", BRIDGE, Kind::LeaseTime, "How long an IPv6 lease lasts").default("1h"),
     Key::new("ipv6.dhcp.ranges", BRIDGE, Kind::Ranges6, "The IPv6 addresses that DHCPv6 gives out")
         .default("the whole subnet")
@@ -44,7 +52,8 @@ pub(super) const NETWORK: &[Key] = &[
     Key::new("ipv6.dhcp.stateful", BRIDGE, Kind::Bool, "Whether IPv6 addresses are given out by DHCPv6")
         .default("false")
         .long("Otherwise instances make their own from the router's announcement."),
-    Key::new("ipv6.firewall", BRIDGE, Kind::Bool, "Whether the host's IPv6 traffic rules for this bridge are made").default("true"),
+    Key::new("ipv6.firewall", BRIDGE, Kind::Bool, "Whether the host's IPv6 traffic rules for this bridge are made")
+        .default("true"),
     Key::new("ipv6.nat", BRIDGE, Kind::Bool, "Whether IPv6 packets leave the host under its own address")
         .default("false, or true when ipv6.address is chosen by auto"),
     Key::new("ipv6.routing", BRIDGE, Kind::Bool, "Whether IPv6 packets go in and out of the bridge").default("true"),

@@ -22,7 +22,11 @@ pub(super) const SERVER: &[Key] = &[
 pub(super) const POOL: &[Key] = &[
     Key::new("source", COMMON, Kind::Path, "The directory that holds the pool")
         .default("a directory of the daemon's own")
-        .long("Its filesystem must carry overlay upper layers: ext4, xfs or btrfs. It cannot be changed later."),
-    Key::new("volatile.initial_source", COMMON, Kind::Text, "The source as it was given when the pool was made").by_server(),
+        .long(
+            "Its filesystem must carry overlay upper layers: ext4, xfs or btrfs. It cannot be \
+                changed later.",
+        ),
+    Key::new("volatile.initial_source", COMMON, Kind::Text, "The source as it was given when the pool was made")
+        .by_server(),
     Key::new("user.*", COMMON, Kind::Text, "Free values of the user's own"),
 ];

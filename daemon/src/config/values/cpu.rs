@@ -36,22 +36,13 @@ impl FromStr for CpuSet {
     type Err = ValueError;
 
     fn from_str(value: &str) -> Result<Self, ValueError> {
-        let wrong = || {
-            ValueError::malformed(
-                value,
-                "a set of CPUs",
-                "write numbers and ranges, such as 0-3,5",
-            )
-        };
+        let wrong = || ValueError::malformed(value, "a set of CPUs", "write numbers and ranges, such as 0-3,5");
         let number = |text: &str| -> Result<u32, ValueError> {
             if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
                 return Err(wrong());
             }
             text.parse().ok().filter(|n| *n < MAX_CPUS).ok_or_else(|| {
-                ValueError::senseless(
-                    value,
-                    "no machine has a CPU of so high a number; CPUs count from 0",
-                )
+                ValueError::senseless(value, "no machine has a CPU of so high a number; CPUs count from 0")
             })
         };
         let mut cpus = BTreeSet::new();
@@ -59,10 +50,7 @@ impl FromStr for CpuSet {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             let (first, last) = (number(first)?, number(last)?);
             if first > last {
-                return Err(ValueError::senseless(
-                    value,
-                    "a range must not run backwards; write 0-3, not 3-0",
-                ));
+                return Err(ValueError::senseless(value, "a range must not run backwards; write 0-3, not 3-0"));
             }
             cpus.extend(first..=last);
         }
@@ -113,10 +101,7 @@ impl FromStr for CpuLimit {
             ));
         }
         match value.parse() {
-            Ok(0) => Err(ValueError::senseless(
-                value,
-                "at least one CPU is needed; unset the key for no limit",
-            )),
+            Ok(0) => Err(ValueError::senseless(value, "at least one CPU is needed; unset the key for no limit")),
             Ok(count) if count <= MAX_CPUS => Ok(Self::Count(count)),
             _ => Err(ValueError::out_of_range(value, 1, i64::from(MAX_CPUS))),
         }
@@ -160,36 +145,23 @@ impl FromStr for CpuAllowance {
         let wrong = || ValueError::malformed(value, "a CPU allowance", HINT);
         if let Some(percent) = value.strip_suffix('%') {
             let percent = super::parse_int(percent, 1, 100).map_err(|_| wrong())?;
-            return Ok(Self::Soft {
-                percent: u8::try_from(percent).unwrap_or(100),
-            });
+            return Ok(Self::Soft { percent: u8::try_from(percent).unwrap_or(100) });
         }
         let (quota, period) = value.split_once('/').ok_or_else(wrong)?;
         let micros = |text: &str| {
             let text = text.trim();
             let digits = text.strip_suffix("ms").unwrap_or(text);
-            super::parse_int(digits, 0, 1_000_000)
-                .map_err(|_| wrong())
-                .map(|ms| ms.unsigned_abs() * 1000)
+            super::parse_int(digits, 0, 1_000_000).map_err(|_| wrong()).map(|ms| ms.unsigned_abs() * 1000)
         };
         let (quota_us, period_us) = (micros(quota)?, micros(period)?);
         // kernel/sched/core.c: both at least 1 ms, the period at most 1 s.
         if quota_us < 1000 {
-            return Err(ValueError::senseless(
-                value,
-                "the time must be at least 1ms",
-            ));
+            return Err(ValueError::senseless(value, "the time must be at least 1ms"));
         }
         if !(1000..=1_000_000).contains(&period_us) {
-            return Err(ValueError::senseless(
-                value,
-                "the period must lie between 1ms and 1000ms",
-            ));
+            return Err(ValueError::senseless(value, "the period must lie between 1ms and 1000ms"));
         }
-        Ok(Self::Hard {
-            quota_us,
-            period_us,
-        })
+        Ok(Self::Hard { quota_us, period_us })
     }
 }
 
@@ -197,10 +169,7 @@ impl fmt::Display for CpuAllowance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Soft { percent } => write!(f, "{percent}%"),
-            Self::Hard {
-                quota_us,
-                period_us,
-            } => write!(f, "{}ms/{}ms", quota_us / 1000, period_us / 1000),
+            Self::Hard { quota_us, period_us } => write!(f, "{}ms/{}ms", quota_us / 1000, period_us / 1000),
         }
     }
 }
@@ -223,37 +192,13 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in [
-            "",
-            "0",
-            "-1",
-            "1-",
-            "-",
-            ",",
-            "1,,2",
-            "3-1",
-            "0-99999999",
-            "a",
-            "1.5",
-            "99999999999",
-            "+2",
-            "0-3;5",
-        ] {
+        for text in
+            ["", "0", "-1", "1-", "-", ",", "1,,2", "3-1", "0-99999999", "a", "1.5", "99999999999", "+2", "0-3;5"]
+        {
             assert!(text.parse::<CpuLimit>().is_err(), "{text:?}");
         }
-        for text in [
-            "",
-            "0%",
-            "101%",
-            "50",
-            "/",
-            "10ms/",
-            "0ms/100ms",
-            "10ms/0ms",
-            "10ms/2000ms",
-            "-1ms/5ms",
-            "1s/2s",
-        ] {
+        for text in ["", "0%", "101%", "50", "/", "10ms/", "0ms/100ms", "10ms/0ms", "10ms/2000ms", "-1ms/5ms", "1s/2s"]
+        {
             assert!(text.parse::<CpuAllowance>().is_err(), "{text:?}");
         }
     }
@@ -261,20 +206,8 @@ mod tests {
     #[test]
     fn allowances_are_soft_or_hard() {
         assert_eq!("50%".parse(), Ok(CpuAllowance::Soft { percent: 50 }));
-        assert_eq!(
-            "25ms/100ms".parse(),
-            Ok(CpuAllowance::Hard {
-                quota_us: 25_000,
-                period_us: 100_000
-            })
-        );
-        assert_eq!(
-            "200ms/100ms".parse(),
-            Ok(CpuAllowance::Hard {
-                quota_us: 200_000,
-                period_us: 100_000
-            })
-        );
+        assert_eq!("25ms/100ms".parse(), Ok(CpuAllowance::Hard { quota_us: 25_000, period_us: 100_000 }));
+        assert_eq!("200ms/100ms".parse(), Ok(CpuAllowance::Hard { quota_us: 200_000, period_us: 100_000 }));
     }
 
     proptest! {

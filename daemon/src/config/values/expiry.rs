@@ -32,22 +32,9 @@ impl Expiry {
         }
         let [seconds, minutes, hours, days, weeks, months, years] = self.amounts.map(i64::from);
         // The fallible setters refuse what exceeds jiff's own bounds; such a date is beyond 9999 as well.
-        let calendar = Span::new()
-            .try_years(years)
-            .ok()?
-            .try_months(months)
-            .ok()?
-            .try_weeks(weeks)
-            .ok()?
-            .try_days(days)
-            .ok()?;
-        let clock = Span::new()
-            .try_hours(hours)
-            .ok()?
-            .try_minutes(minutes)
-            .ok()?
-            .try_seconds(seconds)
-            .ok()?;
+        let calendar =
+            Span::new().try_years(years).ok()?.try_months(months).ok()?.try_weeks(weeks).ok()?.try_days(days).ok()?;
+        let clock = Span::new().try_hours(hours).ok()?.try_minutes(minutes).ok()?.try_seconds(seconds).ok()?;
         let date = from.to_zoned(TimeZone::UTC).checked_add(calendar).ok()?;
         Some(date.checked_add(clock).ok()?.timestamp())
     }
@@ -61,17 +48,15 @@ impl FromStr for Expiry {
             ValueError::malformed(
                 value,
                 "an expiry",
-                "write spans such as 12H or \"2w 3d\" (S seconds, M minutes, H hours, d days, w weeks, m months, y years)",
+                "write spans such as 12H or \"2w 3d\" (S seconds, M minutes, H hours, d days, w weeks, m \
+                months, y years)",
             )
         };
         let mut expiry = Self::default();
         let mut seen = [false; 7];
         for part in value.split_whitespace() {
             let unit = part.chars().next_back().ok_or_else(wrong)?;
-            let index = UNITS
-                .iter()
-                .position(|known| *known == unit)
-                .ok_or_else(wrong)?;
+            let index = UNITS.iter().position(|known| *known == unit).ok_or_else(wrong)?;
             let digits = &part[..part.len() - unit.len_utf8()];
             let amount = super::parse_int(digits, 0, i64::from(MAX_AMOUNT)).map_err(|_| wrong())?;
             if digits.starts_with('-') || seen[index] {
@@ -90,13 +75,7 @@ impl FromStr for Expiry {
 impl fmt::Display for Expiry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
-        for (amount, unit) in self
-            .amounts
-            .iter()
-            .zip(UNITS)
-            .rev()
-            .filter(|(amount, _)| **amount > 0)
-        {
+        for (amount, unit) in self.amounts.iter().zip(UNITS).rev().filter(|(amount, _)| **amount > 0) {
             write!(f, "{separator}{amount}{unit}")?;
             separator = " ";
         }
@@ -121,31 +100,14 @@ mod tests {
     fn units_are_told_apart_by_case() {
         assert_eq!(after("1M", "2026-01-01T00:00:00Z"), "2026-01-01T00:01:00Z");
         assert_eq!(after("1m", "2026-01-01T00:00:00Z"), "2026-02-01T00:00:00Z");
-        assert_eq!(
-            after("1M 2H 3d 4w 5m 6y", "2026-01-01T00:00:00Z"),
-            "2032-07-02T02:01:00Z"
-        );
+        assert_eq!(after("1M 2H 3d 4w 5m 6y", "2026-01-01T00:00:00Z"), "2032-07-02T02:01:00Z");
         assert_eq!(after("90S", "2026-01-01T00:00:00Z"), "2026-01-01T00:01:30Z");
         assert_eq!(after("1m", "2026-01-31T12:00:00Z"), "2026-02-28T12:00:00Z");
     }
 
     #[test]
     fn other_forms_are_refused() {
-        for text in [
-            "",
-            " ",
-            "1",
-            "d",
-            "1D",
-            "1h",
-            "1d 2d",
-            "-1d",
-            "1.5d",
-            "1d,2H",
-            "tomorrow",
-            "9999999999d",
-            "1é",
-        ] {
+        for text in ["", " ", "1", "d", "1D", "1h", "1d 2d", "-1d", "1.5d", "1d,2H", "tomorrow", "9999999999d", "1é"] {
             assert!(text.parse::<Expiry>().is_err(), "{text:?}");
         }
     }

@@ -29,11 +29,7 @@ pub fn parse_bool(value: &str) -> Result<bool, ValueError> {
     match value.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
-        _ => Err(ValueError::malformed(
-            value,
-            "a boolean",
-            "write true or false",
-        )),
+        _ => Err(ValueError::malformed(value, "a boolean", "write true or false")),
     }
 }
 
@@ -44,11 +40,7 @@ pub fn parse_bool(value: &str) -> Result<bool, ValueError> {
 pub fn parse_int(value: &str, min: i64, max: i64) -> Result<i64, ValueError> {
     let digits = value.strip_prefix('-').unwrap_or(value);
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(ValueError::malformed(
-            value,
-            "a whole number",
-            "write digits only, such as 10",
-        ));
+        return Err(ValueError::malformed(value, "a whole number", "write digits only, such as 10"));
     }
     match value.parse::<i64>() {
         Ok(number) if (min..=max).contains(&number) => Ok(number),
@@ -65,10 +57,7 @@ pub fn parse_mode(value: &str) -> Result<u32, ValueError> {
     if value.is_empty() || value.len() > 5 || !value.bytes().all(|b| (b'0'..=b'7').contains(&b)) {
         return Err(wrong());
     }
-    u32::from_str_radix(value, 8)
-        .ok()
-        .filter(|mode| *mode <= 0o7777)
-        .ok_or_else(wrong)
+    u32::from_str_radix(value, 8).ok().filter(|mode| *mode <= 0o7777).ok_or_else(wrong)
 }
 
 #[cfg(test)]

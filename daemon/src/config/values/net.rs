@@ -17,13 +17,7 @@ impl FromStr for MacAddress {
     type Err = ValueError;
 
     fn from_str(value: &str) -> Result<Self, ValueError> {
-        let wrong = || {
-            ValueError::malformed(
-                value,
-                "a MAC address",
-                "write six bytes such as 10:66:6a:01:02:03",
-            )
-        };
+        let wrong = || ValueError::malformed(value, "a MAC address", "write six bytes such as 10:66:6a:01:02:03");
         let mut bytes = [0; 6];
         let mut parts = value.split(':');
         for byte in &mut bytes {
@@ -78,22 +72,17 @@ pub(in super::super) fn parse_cidr4(value: &str) -> Result<Ipv4Net, ValueError> 
         )
     })?;
     if !(8..=30).contains(&net.prefix_len()) {
-        return Err(ValueError::senseless(
-            value,
-            "the subnet must be between /8 and /30 to have room for instances",
-        ));
+        return Err(ValueError::senseless(value, "the subnet must be between /8 and /30 to have room for instances"));
     }
     if net.addr() == net.network() || net.addr() == net.broadcast() {
         return Err(ValueError::senseless(
             value,
-            "this is the subnet itself or its broadcast address; give the host's own address in it, such as 10.17.0.1/24",
+            "this is the subnet itself or its broadcast address; give the host's own address in it, \
+                such as 10.17.0.1/24",
         ));
     }
     if net.addr().is_loopback() || net.addr().is_multicast() || net.addr().is_unspecified() {
-        return Err(ValueError::senseless(
-            value,
-            "a bridge needs a unicast address",
-        ));
+        return Err(ValueError::senseless(value, "a bridge needs a unicast address"));
     }
     Ok(net)
 }
@@ -108,10 +97,7 @@ pub(in super::super) fn parse_cidr6(value: &str) -> Result<Ipv6Net, ValueError> 
         )
     })?;
     if !(16..=126).contains(&net.prefix_len()) {
-        return Err(ValueError::senseless(
-            value,
-            "the subnet must be between /16 and /126; /64 is the usual size",
-        ));
+        return Err(ValueError::senseless(value, "the subnet must be between /16 and /126; /64 is the usual size"));
     }
     if net.addr() == net.network() {
         return Err(ValueError::senseless(
@@ -120,53 +106,32 @@ pub(in super::super) fn parse_cidr6(value: &str) -> Result<Ipv6Net, ValueError> 
         ));
     }
     if net.addr().is_loopback() || net.addr().is_multicast() || net.addr().is_unicast_link_local() {
-        return Err(ValueError::senseless(
-            value,
-            "a bridge needs a global or unique local address",
-        ));
+        return Err(ValueError::senseless(value, "a bridge needs a global or unique local address"));
     }
     Ok(net)
 }
 
 /// A comma list of `first-last`.
 pub(in super::super) fn parse_ranges4(value: &str) -> Result<Vec<DhcpRange<Ipv4Addr>>, ValueError> {
-    parse_ranges(
-        value,
-        "write first and last address, such as 10.17.0.50-10.17.0.99",
-    )
+    parse_ranges(value, "write first and last address, such as 10.17.0.50-10.17.0.99")
 }
 
 /// A comma list of `first-last`.
 pub(in super::super) fn parse_ranges6(value: &str) -> Result<Vec<DhcpRange<Ipv6Addr>>, ValueError> {
-    parse_ranges(
-        value,
-        "write first and last address, such as fd42::100-fd42::1ff",
-    )
+    parse_ranges(value, "write first and last address, such as fd42::100-fd42::1ff")
 }
 
-fn parse_ranges<A: FromStr + Ord + Copy>(
-    value: &str,
-    hint: &'static str,
-) -> Result<Vec<DhcpRange<A>>, ValueError> {
+fn parse_ranges<A: FromStr + Ord + Copy>(value: &str, hint: &'static str) -> Result<Vec<DhcpRange<A>>, ValueError> {
     let wrong = || ValueError::malformed(value, "a list of address ranges", hint);
     let mut ranges: Vec<DhcpRange<A>> = Vec::new();
     for part in value.split(',').map(str::trim) {
         let (first, last) = part.split_once('-').ok_or_else(wrong)?;
         let parse = |text: &str| text.trim().parse::<A>().map_err(|_| wrong());
-        let range = DhcpRange {
-            first: parse(first)?,
-            last: parse(last)?,
-        };
+        let range = DhcpRange { first: parse(first)?, last: parse(last)? };
         if range.first > range.last {
-            return Err(ValueError::senseless(
-                value,
-                "a range must not run backwards",
-            ));
+            return Err(ValueError::senseless(value, "a range must not run backwards"));
         }
-        if ranges
-            .iter()
-            .any(|other| range.first <= other.last && other.first <= range.last)
-        {
+        if ranges.iter().any(|other| range.first <= other.last && other.first <= range.last) {
             return Err(ValueError::senseless(value, "its ranges overlap"));
         }
         ranges.push(range);
@@ -178,19 +143,13 @@ fn parse_ranges<A: FromStr + Ord + Copy>(
 pub(in super::super) fn parse_domain(value: &str) -> Result<&str, ValueError> {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
     match value.len() <= 253 && value.split('.').all(label) {
         true => Ok(value),
-        false => Err(ValueError::malformed(
-            value,
-            "a DNS domain",
-            "write one such as duet or lab.example.org",
-        )),
+        false => Err(ValueError::malformed(value, "a DNS domain", "write one such as duet or lab.example.org")),
     }
 }
 
@@ -203,13 +162,7 @@ pub fn parse_dhcp_expiry(value: &str) -> Result<Option<Duration>, ValueError> {
     if value == "infinite" {
         return Ok(None);
     }
-    let wrong = || {
-        ValueError::malformed(
-            value,
-            "a lease time",
-            "write one such as 45m, 1h or 2d, or infinite",
-        )
-    };
+    let wrong = || ValueError::malformed(value, "a lease time", "write one such as 45m, 1h or 2d, or infinite");
     let (digits, factor) = match value.chars().next_back().ok_or_else(wrong)? {
         's' => (&value[..value.len() - 1], 1),
         'm' => (&value[..value.len() - 1], 60),
@@ -224,10 +177,7 @@ pub fn parse_dhcp_expiry(value: &str) -> Result<Option<Duration>, ValueError> {
     match seconds {
         0..120 => Err(ValueError::senseless(value, "the least is 2m")),
         120..0xffff_ffff => Ok(Some(Duration::from_secs(seconds))),
-        _ => Err(ValueError::senseless(
-            value,
-            "that is too long for DHCP; write infinite",
-        )),
+        _ => Err(ValueError::senseless(value, "that is too long for DHCP; write infinite")),
     }
 }
 
@@ -238,13 +188,7 @@ mod tests {
 
     #[test]
     fn mac_addresses_are_unicast() {
-        assert_eq!(
-            "10:66:6A:01:02:03"
-                .parse::<MacAddress>()
-                .unwrap()
-                .to_string(),
-            "10:66:6a:01:02:03"
-        );
+        assert_eq!("10:66:6A:01:02:03".parse::<MacAddress>().unwrap().to_string(), "10:66:6a:01:02:03");
         for text in [
             "",
             "10:66:6a:01:02",
@@ -279,15 +223,7 @@ mod tests {
         ] {
             assert!(parse_cidr4(text).is_err(), "{text:?}");
         }
-        for text in [
-            "",
-            "fd42::/64",
-            "fd42::1",
-            "fd42::1/128",
-            "fe80::1/64",
-            "ff02::1/64",
-            "10.0.0.1/24",
-        ] {
+        for text in ["", "fd42::/64", "fd42::1", "fd42::1/128", "fe80::1/64", "ff02::1/64", "10.0.0.1/24"] {
             assert!(parse_cidr6(text).is_err(), "{text:?}");
         }
     }
@@ -297,14 +233,7 @@ mod tests {
         let ranges = parse_ranges4("10.0.0.2-10.0.0.9, 10.0.0.20-10.0.0.20").unwrap();
         assert_eq!(ranges.len(), 2);
         assert_eq!(ranges[0].to_string(), "10.0.0.2-10.0.0.9");
-        for text in [
-            "",
-            "10.0.0.2",
-            "10.0.0.9-10.0.0.2",
-            "10.0.0.1-10.0.0.9,10.0.0.9-10.0.0.12",
-            "10.0.0.1-",
-            ",",
-        ] {
+        for text in ["", "10.0.0.2", "10.0.0.9-10.0.0.2", "10.0.0.1-10.0.0.9,10.0.0.9-10.0.0.12", "10.0.0.1-", ","] {
             assert!(parse_ranges4(text).is_err(), "{text:?}");
         }
         assert!(parse_ranges6("fd42::2-fd42::ff").is_ok());
@@ -315,17 +244,7 @@ mod tests {
         assert_eq!(parse_dhcp_expiry("1h"), Ok(Some(Duration::from_secs(3600))));
         assert_eq!(parse_dhcp_expiry("120"), Ok(Some(Duration::from_secs(120))));
         assert_eq!(parse_dhcp_expiry("infinite"), Ok(None));
-        for text in [
-            "",
-            "h",
-            "1",
-            "1m",
-            "1y",
-            "-1h",
-            "5000000000",
-            "9999999999999w",
-            "1é",
-        ] {
+        for text in ["", "h", "1", "1m", "1y", "-1h", "5000000000", "9999999999999w", "1é"] {
             assert!(parse_dhcp_expiry(text).is_err(), "{text:?}");
         }
     }

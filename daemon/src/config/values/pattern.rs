@@ -32,21 +32,14 @@ enum Part {
 
 impl Default for SnapshotPattern {
     fn default() -> Self {
-        Self {
-            text: "snap%d".to_owned(),
-            parts: vec![Part::Text("snap".to_owned()), Part::Index],
-        }
+        Self { text: "snap%d".to_owned(), parts: vec![Part::Text("snap".to_owned()), Part::Index] }
     }
 }
 
 impl SnapshotPattern {
     /// The name of a snapshot made at `now`, given the names that are taken. `%d` becomes one more than the
     /// highest number in use. A pattern without it that renders to a taken name gets `-0`, `-1` and so on.
-    pub fn next_name<'a>(
-        &self,
-        now: &Zoned,
-        taken: impl IntoIterator<Item = &'a str> + Clone,
-    ) -> String {
+    pub fn next_name<'a>(&self, now: &Zoned, taken: impl IntoIterator<Item = &'a str> + Clone) -> String {
         let (before, after) = self.render(now);
         match after {
             Some(after) => format!("{before}{}{after}", next_index(&before, &after, taken)),
@@ -94,7 +87,8 @@ impl FromStr for SnapshotPattern {
             ValueError::malformed(
                 value,
                 "a snapshot name pattern",
-                "write a name with %d for a number, or with {{ creation_date|date:'2006-01-02_15-04' }} for the time",
+                "write a name with %d for a number, or with {{ creation_date|date:'2006-01-02_15-04' }} \
+                for the time",
             )
         };
         let mut parts = Vec::new();
@@ -109,15 +103,9 @@ impl FromStr for SnapshotPattern {
         if parts.iter().filter(|part| **part == Part::Index).count() > 1 {
             return Err(ValueError::senseless(value, "%d may stand in it once only"));
         }
-        let pattern = Self {
-            text: value.to_owned(),
-            parts,
-        };
+        let pattern = Self { text: value.to_owned(), parts };
         // The rendered name must be one that a snapshot may have; any instant shows it.
-        let sample = pattern.next_name(
-            &jiff::Timestamp::UNIX_EPOCH.to_zoned(jiff::tz::TimeZone::UTC),
-            [],
-        );
+        let sample = pattern.next_name(&jiff::Timestamp::UNIX_EPOCH.to_zoned(jiff::tz::TimeZone::UTC), []);
         if validate_name(NameKind::Snapshot, &sample).is_err() {
             return Err(ValueError::senseless(
                 value,
@@ -146,21 +134,11 @@ fn date_layout(inside: &str) -> Option<String> {
     if rest.is_empty() {
         return Some(BARE_LAYOUT.to_owned());
     }
-    let quoted = rest
-        .strip_prefix('|')?
-        .trim_start()
-        .strip_prefix("date")?
-        .trim_start()
-        .strip_prefix(':')?
-        .trim();
+    let quoted = rest.strip_prefix('|')?.trim_start().strip_prefix("date")?.trim_start().strip_prefix(':')?.trim();
     let layout = quoted
         .strip_prefix('\'')
         .and_then(|text| text.strip_suffix('\''))
-        .or_else(|| {
-            quoted
-                .strip_prefix('"')
-                .and_then(|text| text.strip_suffix('"'))
-        })?;
+        .or_else(|| quoted.strip_prefix('"').and_then(|text| text.strip_suffix('"')))?;
     (!layout.is_empty()).then(|| layout.to_owned())
 }
 
@@ -224,19 +202,13 @@ mod tests {
 
     fn name(pattern: &str, taken: &[&str]) -> String {
         let pattern: SnapshotPattern = pattern.parse().unwrap();
-        pattern.next_name(
-            &"2026-11-23T07:08:09[UTC]".parse().unwrap(),
-            taken.iter().copied(),
-        )
+        pattern.next_name(&"2026-11-23T07:08:09[UTC]".parse().unwrap(), taken.iter().copied())
     }
 
     #[test]
     fn numbers_go_on_from_the_highest() {
         assert_eq!(name("snap%d", &[]), "snap0");
-        assert_eq!(
-            name("snap%d", &["snap0", "snap7", "snapper", "snap8x", "other9"]),
-            "snap8"
-        );
+        assert_eq!(name("snap%d", &["snap0", "snap7", "snapper", "snap8x", "other9"]), "snap8");
         assert_eq!(name("a%db", &["a3b", "a4"]), "a4b");
         assert_eq!(SnapshotPattern::default(), "snap%d".parse().unwrap());
     }
@@ -244,18 +216,9 @@ mod tests {
     #[test]
     fn dates_are_in_go_layouts() {
         assert_eq!(name("{{ creation_date }}", &[]), "2026-11-23_07-08-09");
-        assert_eq!(
-            name("{{creation_date|date:'2006-01-02_15-04-05'}}", &[]),
-            "2026-11-23_07-08-09"
-        );
-        assert_eq!(
-            name("d-{{ creation_date | date:\"Jan2-06-3:04pm\" }}-x", &[]),
-            "d-Nov23-26-7:08am-x"
-        );
-        assert_eq!(
-            name("{{ creation_date|date:'2006' }}-%d", &["2026-4"]),
-            "2026-5"
-        );
+        assert_eq!(name("{{creation_date|date:'2006-01-02_15-04-05'}}", &[]), "2026-11-23_07-08-09");
+        assert_eq!(name("d-{{ creation_date | date:\"Jan2-06-3:04pm\" }}-x", &[]), "d-Nov23-26-7:08am-x");
+        assert_eq!(name("{{ creation_date|date:'2006' }}-%d", &["2026-4"]), "2026-5");
         assert_eq!(name("Mon", &[]), "Mon", "text outside a layout stays");
     }
 

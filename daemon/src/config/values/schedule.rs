@@ -37,10 +37,7 @@ impl Schedule {
     /// `@startup` or `@never` alone, or a date that never comes (30 February).
     #[must_use]
     pub fn next_after(&self, after: &Zoned) -> Option<Zoned> {
-        self.times
-            .iter()
-            .filter_map(|cron| cron.find_next_occurrence(after, false).ok())
-            .min()
+        self.times.iter().filter_map(|cron| cron.find_next_occurrence(after, false).ok()).min()
     }
 
     /// Whether a snapshot is due each time that the instance starts.
@@ -58,29 +55,21 @@ impl FromStr for Schedule {
             ValueError::malformed(
                 value,
                 "a schedule",
-                "write five cron fields such as \"0 6 * * *\" (every day at 6:00), or aliases such as @daily or @hourly",
+                "write five cron fields such as \"0 6 * * *\" (every day at 6:00), or aliases such as \
+                @daily or @hourly",
             )
         };
-        let mut schedule = Self {
-            text: value.trim().to_owned(),
-            times: Vec::new(),
-            at_startup: false,
-        };
+        let mut schedule = Self { text: value.trim().to_owned(), times: Vec::new(), at_startup: false };
         if schedule.text.starts_with('@') {
             for alias in schedule.text.split(',').map(str::trim) {
-                let (name, cron) = ALIASES
-                    .iter()
-                    .find(|(name, _)| *name == alias)
-                    .ok_or_else(wrong)?;
+                let (name, cron) = ALIASES.iter().find(|(name, _)| *name == alias).ok_or_else(wrong)?;
                 schedule.at_startup |= *name == "@startup";
                 if let Some(cron) = cron {
                     schedule.times.push(parse_cron(cron).ok_or_else(wrong)?);
                 }
             }
         } else {
-            schedule
-                .times
-                .push(parse_cron(&schedule.text).ok_or_else(wrong)?);
+            schedule.times.push(parse_cron(&schedule.text).ok_or_else(wrong)?);
         }
         Ok(schedule)
     }
@@ -89,27 +78,19 @@ impl FromStr for Schedule {
 /// Five fields of plain cron. The characters are checked first: the parser also knows nicknames, Quartz marks
 /// (`L`, `W`, `#`) and more, which other implementations of this API would not take.
 fn parse_cron(text: &str) -> Option<Cron> {
-    let plain =
-        |c: char| c.is_ascii_alphanumeric() || matches!(c, '*' | ',' | '-' | '/' | ' ' | '\t');
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '*' | ',' | '-' | '/' | ' ' | '\t');
     if !text.chars().all(plain) {
         return None;
     }
     let fields: Vec<&str> = text.split_ascii_whitespace().collect();
     // Words occur as month (jan) and day (mon) only; three letters each.
     let words_fit = |(index, field): (usize, &&str)| {
-        field
-            .split(|c: char| !c.is_ascii_alphabetic())
-            .all(|w| w.is_empty() || (index >= 3 && w.len() == 3))
+        field.split(|c: char| !c.is_ascii_alphabetic()).all(|w| w.is_empty() || (index >= 3 && w.len() == 3))
     };
     if fields.len() != 5 || !fields.iter().enumerate().all(words_fit) {
         return None;
     }
-    CronParser::builder()
-        .seconds(Seconds::Disallowed)
-        .year(Year::Disallowed)
-        .build()
-        .parse(text)
-        .ok()
+    CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build().parse(text).ok()
 }
 
 impl PartialEq for Schedule {
@@ -134,9 +115,7 @@ mod tests {
 
     fn next(schedule: &str, after: &str) -> Option<String> {
         let schedule: Schedule = schedule.parse().unwrap();
-        schedule
-            .next_after(&after.parse().unwrap())
-            .map(|at| at.datetime().to_string())
+        schedule.next_after(&after.parse().unwrap()).map(|at| at.datetime().to_string())
     }
 
     #[test]
@@ -152,10 +131,7 @@ mod tests {
         assert_eq!(next("0 6 * * 1,3", now).unwrap(), "2026-11-25T06:00:00");
         assert_eq!(next("0 6 1 jan *", now).unwrap(), "2027-01-01T06:00:00");
         assert_eq!(next("0 0 * * 7", now).unwrap(), "2026-11-29T00:00:00");
-        assert_eq!(
-            next("17 17 * * *", "2026-11-23T17:17:00[UTC]").unwrap(),
-            "2026-11-24T17:17:00"
-        );
+        assert_eq!(next("17 17 * * *", "2026-11-23T17:17:00[UTC]").unwrap(), "2026-11-24T17:17:00");
     }
 
     #[test]
@@ -171,10 +147,7 @@ mod tests {
     fn a_skipped_hour_does_not_stop_the_clock() {
         // 2026-03-29: 02:00 becomes 03:00 in Berlin.
         let at = next("30 2 * * *", "2026-03-28T12:00:00[Europe/Berlin]").unwrap();
-        assert!(
-            at.as_str() >= "2026-03-29T03:00:00" && at.as_str() < "2026-03-31",
-            "{at}"
-        );
+        assert!(at.as_str() >= "2026-03-29T03:00:00" && at.as_str() < "2026-03-31", "{at}");
     }
 
     #[test]

@@ -30,30 +30,20 @@ const UNITS: [(&str, u64); 15] = [
 /// [`ValueError::Malformed`] for another form; [`ValueError::Senseless`] when it does not fit a signed 64-bit
 /// number of bytes, which is what the kernel's limits and the API's clients hold.
 pub fn parse_size(value: &str) -> Result<u64, ValueError> {
-    let wrong = || {
-        ValueError::malformed(
-            value,
-            "a size",
-            "write a number of bytes or one with a unit, such as 512MiB or 2GB",
-        )
-    };
+    let wrong =
+        || ValueError::malformed(value, "a size", "write a number of bytes or one with a unit, such as 512MiB or 2GB");
     let digits = value.len() - value.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = value.split_at(digits);
     if number.is_empty() {
         return Err(wrong());
     }
-    let (_, factor) = UNITS
-        .iter()
-        .find(|(name, _)| *name == unit.trim_start_matches(' '))
-        .ok_or_else(wrong)?;
+    let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit.trim_start_matches(' ')).ok_or_else(wrong)?;
     number
         .parse::<u64>()
         .ok()
         .and_then(|number| number.checked_mul(*factor))
         .filter(|bytes| i64::try_from(*bytes).is_ok())
-        .ok_or_else(|| {
-            ValueError::senseless(value, "it is larger than any machine; the most is 7EiB")
-        })
+        .ok_or_else(|| ValueError::senseless(value, "it is larger than any machine; the most is 7EiB"))
 }
 
 /// `limits.memory`: so many bytes, or a share of the host's memory.
@@ -84,21 +74,14 @@ impl std::str::FromStr for MemoryLimit {
         let limit = match value.strip_suffix('%') {
             Some(percent) => {
                 let percent = super::parse_int(percent, 1, 100).map_err(|_| {
-                    ValueError::malformed(
-                        value,
-                        "a share of the memory",
-                        "write a percentage from 1% to 100%",
-                    )
+                    ValueError::malformed(value, "a share of the memory", "write a percentage from 1% to 100%")
                 })?;
                 Self::Percent(u8::try_from(percent).unwrap_or(100))
             }
             None => Self::Bytes(parse_size(value)?),
         };
         if limit == Self::Bytes(0) {
-            return Err(ValueError::senseless(
-                value,
-                "nothing runs without memory; unset the key for no limit",
-            ));
+            return Err(ValueError::senseless(value, "nothing runs without memory; unset the key for no limit"));
         }
         Ok(limit)
     }
@@ -161,10 +144,7 @@ mod tests {
 
     #[test]
     fn a_percentage_waits_for_the_host() {
-        assert_eq!(
-            "50%".parse::<MemoryLimit>().unwrap().bytes(8 << 30),
-            4 << 30
-        );
+        assert_eq!("50%".parse::<MemoryLimit>().unwrap().bytes(8 << 30), 4 << 30);
         assert_eq!("1GiB".parse::<MemoryLimit>().unwrap().bytes(0), 1 << 30);
     }
 
