@@ -1,4 +1,5 @@
 //! Duet daemon library.
 
+pub mod config;
 pub mod network;
 pub mod storage;
