@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use duet_sys::socket;
 use thiserror::Error;
 
+use crate::monitor::props::open_source;
 use crate::protocol::{
     self, ErrorReply, ExecRequest, ExitRecord, MAX_PACKET, ProtocolError, PtySize, Reply, Request, SOCKET_NAME, Status,
 };
@@ -59,6 +60,14 @@ pub enum ClientError {
     /// The monitor refused.
     #[error(transparent)]
     Refused(#[from] ErrorReply),
+    /// What should be mounted cannot be opened.
+    #[error("cannot open {mount:?}: {source}")]
+    Source {
+        /// The source.
+        mount: MountSource,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The reply makes no sense.
     #[error("the monitor answered with {0}")]
     Protocol(#[from] ProtocolError),
@@ -258,16 +267,22 @@ impl MonitorClient {
         self.call_ok(&Request::Stop, &[])
     }
 
-    /// Mounts something in the running container. `source` is the descriptor if the source is [`MountSource::Fd`].
+    /// Mounts something in the running container. `passed` is the detached mount if the source is [`MountSource::Fd`];
+    /// the other sources are opened here, in the caller's mount namespace. An optional one that does not exist is
+    /// passed over.
     ///
     /// # Errors
-    /// As [`Self::call`].
-    pub fn attach_mount(&self, mount: &MountSpec, source: Option<BorrowedFd<'_>>) -> Result<(), ClientError> {
-        let mut mount = mount.clone();
-        if source.is_some() {
-            mount.source = MountSource::Fd(0);
+    /// [`ClientError::Source`] if the source cannot be opened, else as [`Self::call`].
+    pub fn attach_mount(&self, mount: &MountSpec, passed: Option<BorrowedFd<'_>>) -> Result<(), ClientError> {
+        let request = Request::AttachMount(mount.clone());
+        if let Some(passed) = passed {
+            return self.call_ok(&request, &[passed]);
         }
-        self.call_ok(&Request::AttachMount(mount), source.as_ref().map_or(&[], std::slice::from_ref))
+        match open_source(&mount.source, mount.recursive) {
+            Ok(source) => self.call_ok(&request, &[source.as_fd()]),
+            Err(error) if mount.optional && error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(ClientError::Source { source: error, mount: mount.source.clone() }),
+        }
     }
 
     /// Undoes a mount in the running container.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 pub mod capabilities;
+pub mod seccomp;
 
 pub use capabilities::capability_by_name;
 

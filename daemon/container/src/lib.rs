@@ -11,10 +11,13 @@ pub mod stats;
 pub mod client;
 pub mod confine;
 pub mod files;
+mod inside;
+pub mod monitor;
 pub mod protocol;
 pub mod rootfs;
 pub mod runtime;
 pub mod spec;
+mod step;
 
 pub use client::{ClientError, MonitorClient};
 pub use runtime::{Created, MonitorBinary, StartError, Started, Starting, start};

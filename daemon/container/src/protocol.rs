@@ -94,7 +94,8 @@ pub enum Request {
     },
     /// Ask init to shut down, by the signal that this kind of init understands.
     Stop,
-    /// Mount something in the running container. A [`crate::spec::MountSource::Fd`] source comes along as descriptor.
+    /// Mount something in the running container. The source comes along as a detached mount, whatever
+    /// [`MountSpec::source`] says: the monitor does not see the host's mounts.
     AttachMount(MountSpec),
     /// Undo a mount.
     DetachMount {
@@ -319,10 +320,7 @@ pub fn parse_request(packet: &[u8], fds: usize) -> Result<Request, ProtocolError
     let (name, expected) = match &request {
         Request::Exec(exec) if exec.pty.is_none() => ("exec without a pty", 3),
         Request::Exec(_) => ("exec with a pty", 0),
-        Request::AttachMount(mount) => match mount.source {
-            crate::spec::MountSource::Fd(_) => ("attach_mount of a descriptor", 1),
-            crate::spec::MountSource::Path(_) | crate::spec::MountSource::Tmpfs { .. } => ("attach_mount", 0),
-        },
+        Request::AttachMount(_) => ("attach_mount", 1),
         Request::Status
         | Request::ExecSignal { .. }
         | Request::Console { .. }

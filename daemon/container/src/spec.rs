@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use rustix::process::Resource;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -142,6 +143,11 @@ impl ContainerSpec {
                 return Err(SpecError::Capability(name.clone()));
             }
         }
+        for name in self.rlimits.keys() {
+            if rlimit_by_name(name).is_none() {
+                return Err(SpecError::Rlimit(name.clone()));
+            }
+        }
         for (key, value) in &self.environment {
             if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
                 return Err(SpecError::Environment(key.clone()));
@@ -166,6 +172,29 @@ pub fn check_target(target: &Path) -> Result<(), SpecError> {
         }
     }
     if target.is_absolute() && normal > 0 { Ok(()) } else { Err(SpecError::Target(target.to_owned())) }
+}
+
+/// Finds a resource limit by its name in getrlimit(2), in lower case and without `RLIMIT_`.
+pub fn rlimit_by_name(name: &str) -> Option<Resource> {
+    Some(match name {
+        "as" => Resource::As,
+        "core" => Resource::Core,
+        "cpu" => Resource::Cpu,
+        "data" => Resource::Data,
+        "fsize" => Resource::Fsize,
+        "locks" => Resource::Locks,
+        "memlock" => Resource::Memlock,
+        "msgqueue" => Resource::Msgqueue,
+        "nice" => Resource::Nice,
+        "nofile" => Resource::Nofile,
+        "nproc" => Resource::Nproc,
+        "rss" => Resource::Rss,
+        "rtprio" => Resource::Rtprio,
+        "rttime" => Resource::Rttime,
+        "sigpending" => Resource::Sigpending,
+        "stack" => Resource::Stack,
+        _ => return None,
+    })
 }
 
 /// One contiguous range of ids: container ids `0..range` are host ids `host_base..host_base + range`.
@@ -324,6 +353,9 @@ pub enum SpecError {
     /// No such capability.
     #[error("{0:?} is not the name of a capability")]
     Capability(String),
+    /// No such resource limit.
+    #[error("{0:?} is not the name of a resource limit")]
+    Rlimit(String),
     /// A variable's name or value cannot be passed to a process.
     #[error("the environment variable {0:?} has an empty name, or contains \"=\" or a zero byte")]
     Environment(String),

@@ -19,6 +19,8 @@ impl Namespaces {
     pub const NET: Self = Self(libc::CLONE_NEWNET as u64);
     /// A System V IPC and message queue namespace.
     pub const IPC: Self = Self(libc::CLONE_NEWIPC as u64);
+    /// A cgroup namespace.
+    pub const CGROUP: Self = Self(libc::CLONE_NEWCGROUP as u64);
     /// A host name namespace.
     pub const UTS: Self = Self(libc::CLONE_NEWUTS as u64);
 
@@ -173,4 +175,39 @@ pub fn enter(fd: impl AsFd, namespaces: Namespaces) -> io::Result<()> {
     let flags = i32::try_from(namespaces.0).map_err(io::Error::other)?;
     // SAFETY: setns(2) takes plain integers.
     if unsafe { libc::setns(fd.as_fd().as_raw_fd(), flags) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Closes every descriptor but 0, 1, 2 and `kept` (close_range(2)).
+///
+/// # Safety
+/// Nothing may use any other descriptor afterwards, and values that own one must not be dropped. Meant for a forked
+/// child shortly before it executes another program.
+///
+/// # Errors
+/// As close_range(2).
+pub unsafe fn close_all_but(kept: u32) -> io::Result<()> {
+    let close = |first: u32, last: u32| {
+        if first > last {
+            return Ok(());
+        }
+        // SAFETY: plain integers; the caller promises that no owner of these descriptors acts on them again.
+        if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    };
+    close(3, kept.saturating_sub(1))?;
+    close(kept.saturating_add(1).max(3), u32::MAX)
+}
+
+/// Gives the process a new, empty session keyring (keyctl(2) `KEYCTL_JOIN_SESSION_KEYRING`).
+///
+/// # Errors
+/// `ENOSYS` on a kernel without keyrings, `EDQUOT` if the user has too many keys.
+pub fn new_session_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: a null name asks for an anonymous keyring.
+    let result =
+        unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

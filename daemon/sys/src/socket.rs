@@ -175,3 +175,18 @@ fn address_in(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<SocketAddrUnix> {
     let path = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name);
     Ok(SocketAddrUnix::new(path)?)
 }
+
+/// The length in bytes of the packet that would be received next, without taking it. Zero at the end of the stream.
+/// Blocks, unless the socket is non-blocking (`WouldBlock`).
+///
+/// # Errors
+/// As recv(2) with `MSG_PEEK | MSG_TRUNC`.
+pub fn next_len(socket: impl AsFd) -> io::Result<usize> {
+    loop {
+        match rustix::net::recv(&socket, &mut [0u8; 1], RecvFlags::PEEK | RecvFlags::TRUNC) {
+            Ok((_, len)) => return Ok(len),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Code that runs in the container's own processes: in init until it executes its program, in the programs that are
+//! started later, and in the short-lived helpers of hot plug. All of it runs in forked children of the monitor.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::thread::CapabilitySet;
+use rustix::thread::{Gid, Uid};
+
+use crate::confine::{capabilities, seccomp};
+use crate::step::{Step, StepError};
+
+pub(crate) mod exec;
+pub(crate) mod hotplug;
+pub(crate) mod init;
+pub(crate) mod link;
+pub(crate) mod mounts;
+pub(crate) mod paths;
+
+/// The environment's default `PATH`, as the peers set it.
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Moves the calling process into a v1 cgroup, through its `tasks` file that was opened on the host's side: writing "0"
+/// moves the writing thread, which needs no global lock (`kernel/cgroup/cgroup.c`, `cgroup_procs_write_start`).
+pub(crate) fn join_cgroups(tasks: &[OwnedFd]) -> Result<(), StepError> {
+    for file in tasks {
+        rustix::io::write(file, b"0").step("join a control group")?;
+    }
+    Ok(())
+}
+
+/// Gives up for good what no process of the container may have: capabilities and denied system calls. Needs the full
+/// capabilities of the container's user namespace, so it comes before a change of user.
+pub(crate) fn confine(dropped: CapabilitySet) -> Result<(), StepError> {
+    for capability in dropped.iter() {
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // EINVAL: an older kernel that has no such capability to give up.
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Err(error) => return Err(error).step("drop capabilities"),
+        }
+    }
+    duet_sys::seccomp::install(&seccomp::filter()).step("install the system call filter")
+}
+
+/// The capabilities that processes of a container lose, given the names that its specification adds.
+pub(crate) fn dropped_capabilities(names: &[String]) -> CapabilitySet {
+    names.iter().filter_map(|name| capabilities::capability_by_name(name)).fold(capabilities::ALWAYS_DROPPED, |a, b| a | b)
+}
+
+/// Leaves the host's key rings and becomes a user of the container. A kernel without keys is as good.
+pub(crate) fn become_user(uid: u32, gid: u32) -> Result<(), StepError> {
+    if let Err(error) = duet_sys::process::new_session_keyring()
+        && error.raw_os_error() != Some(libc::ENOSYS)
+    {
+        return Err(error).step("leave the host's key rings");
+    }
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::thread::set_thread_groups(&[]).step("drop groups")?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).step("set the group")?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).step("set the user")
+}
+
+/// Resets what a new program inherits from the monitor: the out-of-memory score, signal actions and mask, and umask.
+/// The score is written with the host's capabilities, so that the container cannot lower it back.
+pub(crate) fn reset_process() {
+    duet_sys::process::reset_signals();
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+}
+
+/// Sets the calling process's out-of-memory score back to that of an ordinary one.
+pub(crate) fn reset_oom_score() {
+    // The monitor may have been unable to lower it, and then there is nothing to undo.
+    if let Ok(file) =
+        rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+    {
+        let _ = rustix::io::write(file, b"0");
+    }
+}
+
+/// Opens the calling process's root directory.
+pub(crate) fn open_root() -> Result<OwnedFd, StepError> {
+    rustix::fs::openat(CWD, c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .step("open the root directory")
+}

@@ -1,0 +1,304 @@
+//! The container's console: its log since boot, and the one client that may be attached to it.
+//!
+//! The monitor always reads what the container writes, so that a boot never stalls for want of a reader. A client that
+//! reads slowly holds the container up for at most [`PATIENCE`]; what it has not taken by then is dropped for it (the
+//! log has it all).
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use duet_sys::pty::{self, Pty};
+use duet_sys::socket;
+use rustix::event::PollFlags;
+use rustix::pty::OpenptFlags;
+
+use crate::protocol::PtySize;
+
+/// How many bytes wait for a slow client.
+const PENDING_LIMIT: usize = 32 * 1024;
+/// How long a client may leave [`PENDING_LIMIT`] bytes untouched.
+const PATIENCE: Duration = Duration::from_secs(1);
+const CHUNK: usize = 4096;
+
+/// The log of everything written to the console since boot, held to a size.
+pub(super) struct ConsoleLog {
+    file: File,
+    limit: u64,
+}
+
+impl ConsoleLog {
+    /// Creates the log, or empties that of the last boot.
+    pub fn create(path: &Path, limit: u64) -> io::Result<Self> {
+        // Not in append mode, in which pwrite(2) appends whatever its offset says.
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        Ok(Self { file, limit })
+    }
+
+    /// Appends. When the log would grow beyond its limit, only its younger half is kept. The length is asked for each
+    /// time, because others may empty the file.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let most = usize::try_from(self.limit / 2).unwrap_or(usize::MAX);
+        let bytes = &bytes[bytes.len().saturating_sub(most)..];
+        let mut len = self.file.metadata()?.len();
+        if len + bytes.len() as u64 > self.limit {
+            len = self.halve(len)?;
+        }
+        self.file.write_all_at(bytes, len)
+    }
+
+    fn halve(&mut self, len: u64) -> io::Result<u64> {
+        let kept = len.min(self.limit / 2);
+        let mut chunk = [0; CHUNK];
+        let (mut from, mut to) = (len - kept, 0);
+        while from < len {
+            let got = self.file.read_at(&mut chunk, from)?;
+            if got == 0 {
+                break;
+            }
+            self.file.write_all_at(&chunk[..got], to)?;
+            from += got as u64;
+            to += got as u64;
+        }
+        self.file.set_len(to)?;
+        Ok(to)
+    }
+}
+
+/// The attached client.
+struct Client {
+    stream: OwnedFd,
+    /// Console output that it has not taken.
+    pending: Vec<u8>,
+    /// Since when it has been holding the container up.
+    stalled: Option<Instant>,
+}
+
+/// The console.
+pub(super) struct Console {
+    master: OwnedFd,
+    /// Held open so that the master never reports that the last reader hung up.
+    slave: OwnedFd,
+    log: ConsoleLog,
+    client: Option<Client>,
+    /// Input from the client that the container has not taken.
+    input: Vec<u8>,
+}
+
+/// What poll(2) is to watch of the console.
+pub(super) struct Interest<'a> {
+    pub master: (BorrowedFd<'a>, PollFlags),
+    pub client: Option<(BorrowedFd<'a>, PollFlags)>,
+}
+
+impl Console {
+    pub fn new(pty: Pty, log: ConsoleLog) -> io::Result<Self> {
+        socket::set_nonblocking(&pty.master, true)?;
+        Ok(Self { master: pty.master, slave: pty.slave, log, client: None, input: Vec::new() })
+    }
+
+    pub fn is_attached(&self) -> bool {
+        self.client.is_some()
+    }
+
+    /// Attaches a client, in place of another one if there is. Returns the client's end of the stream.
+    pub fn attach(&mut self) -> io::Result<OwnedFd> {
+        let (ours, theirs) = socket::stream_pair()?;
+        socket::set_nonblocking(&ours, true)?;
+        self.detach();
+        self.client = Some(Client { stream: ours, pending: Vec::new(), stalled: None });
+        Ok(theirs)
+    }
+
+    pub fn detach(&mut self) {
+        self.client = None;
+        self.input.clear();
+    }
+
+    pub fn resize(&self, size: PtySize) -> io::Result<()> {
+        pty::resize(&self.master, size.columns, size.rows)
+    }
+
+    pub fn interest(&self) -> Interest<'_> {
+        let mut master = PollFlags::empty();
+        let mut client = PollFlags::empty();
+        if self.client.as_ref().is_none_or(|client| client.pending.len() < PENDING_LIMIT) {
+            master |= PollFlags::IN;
+        }
+        if self.input.is_empty() {
+            client |= PollFlags::IN;
+        } else {
+            master |= PollFlags::OUT;
+        }
+        if self.client.as_ref().is_some_and(|client| !client.pending.is_empty()) {
+            client |= PollFlags::OUT;
+        }
+        Interest {
+            master: (self.master.as_fd(), master),
+            client: self.client.as_ref().map(|attached| (attached.stream.as_fd(), client)),
+        }
+    }
+
+    /// When the console wants to be looked at even if nothing happens.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.client.as_ref().and_then(|client| client.stalled).map(|since| since + PATIENCE)
+    }
+
+    /// Drops what a stalled client has not taken in time.
+    pub fn expire(&mut self) {
+        if let Some(client) = &mut self.client
+            && client.stalled.is_some_and(|since| since.elapsed() >= PATIENCE)
+        {
+            client.pending.clear();
+            client.stalled = None;
+        }
+    }
+
+    /// The master is ready for what was asked of it.
+    pub fn master_ready(&mut self, events: PollFlags) {
+        if events.intersects(PollFlags::OUT) {
+            self.feed();
+        }
+        if events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            self.drain();
+        }
+    }
+
+    /// Reads what the container wrote, for the log and the client.
+    pub fn drain(&mut self) {
+        let mut chunk = [0; CHUNK];
+        match rustix::io::read(&self.master, &mut chunk) {
+            Ok(0) => {}
+            Ok(len) => {
+                if let Err(error) = self.log.append(&chunk[..len]) {
+                    // A full disk must not stop the container; what is missing in the log is missing.
+                    eprintln!("duet-monitor: write the console log: {error}");
+                }
+                self.pass_on(&chunk[..len]);
+            }
+            Err(rustix::io::Errno::IO) => self.reopen_slave(),
+            Err(_) => {}
+        }
+    }
+
+    /// Reads until nothing is left: after the container's end.
+    pub fn drain_all(&mut self) {
+        for _ in 0..256 {
+            let mut ready = [rustix::event::PollFd::new(&self.master, PollFlags::IN)];
+            match rustix::event::poll(&mut ready, Some(&rustix::event::Timespec::default())) {
+                Ok(1) if ready[0].revents().contains(PollFlags::IN) => self.drain(),
+                _ => break,
+            }
+        }
+    }
+
+    fn pass_on(&mut self, bytes: &[u8]) {
+        if let Some(client) = &mut self.client {
+            client.pending.extend_from_slice(bytes);
+        }
+        self.flush();
+    }
+
+    /// Gives the client what it takes.
+    fn flush(&mut self) {
+        let Some(client) = &mut self.client else { return };
+        while !client.pending.is_empty() {
+            match send_some(&client.stream, &client.pending) {
+                Ok(sent) => {
+                    client.pending.drain(..sent);
+                    client.stalled = None;
+                }
+                Err(rustix::io::Errno::AGAIN) => break,
+                Err(_) => return self.detach(),
+            }
+        }
+        if client.pending.len() >= PENDING_LIMIT {
+            client.stalled.get_or_insert_with(Instant::now);
+        }
+        if client.pending.is_empty() {
+            // Gives the memory back that a burst needed.
+            client.pending.shrink_to(CHUNK);
+        }
+    }
+
+    /// The client's stream is ready for what was asked of it.
+    pub fn client_ready(&mut self, events: PollFlags) {
+        if events.intersects(PollFlags::OUT) {
+            self.flush();
+        }
+        let gone = events.intersects(PollFlags::HUP | PollFlags::ERR);
+        if !self.input.is_empty() {
+            // What it still has to say would have to wait for the container, and a client that has gone cannot.
+            return if gone { self.detach() };
+        }
+        let Some(client) = self.client.as_ref().filter(|_| gone || events.contains(PollFlags::IN)) else { return };
+        let mut chunk = [0; CHUNK];
+        match rustix::io::read(&client.stream, &mut chunk) {
+            Ok(0) => self.detach(),
+            Ok(len) => {
+                self.input.extend_from_slice(&chunk[..len]);
+                self.feed();
+            }
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(_) => self.detach(),
+        }
+    }
+
+    /// Gives the container what the client typed.
+    fn feed(&mut self) {
+        while !self.input.is_empty() {
+            match rustix::io::write(&self.master, &self.input) {
+                Ok(sent) => {
+                    self.input.drain(..sent);
+                }
+                Err(rustix::io::Errno::AGAIN) => return,
+                Err(_) => self.input.clear(),
+            }
+        }
+    }
+
+    /// After the container hung the terminal up (vhangup(2), as a login does), a fresh slave keeps the master usable.
+    fn reopen_slave(&mut self) {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        if let Ok(slave) = rustix::pty::ioctl_tiocgptpeer(&self.master, flags) {
+            self.slave = slave;
+        }
+    }
+}
+
+/// Sends without a signal if the client has gone.
+fn send_some(stream: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<usize> {
+    rustix::net::send(stream, bytes, rustix::net::SendFlags::NOSIGNAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_keeps_its_younger_half() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console.log");
+        let mut log = ConsoleLog::create(&path, 1000).unwrap();
+        for number in 0..100 {
+            log.append(format!("line {number:04} ..........\n").as_bytes()).unwrap();
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.len() <= 1000 && text.len() >= 480, "{}", text.len());
+        assert!(text.ends_with("line 0099 ..........\n"), "{text}");
+    }
+
+    #[test]
+    fn an_emptied_log_starts_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console.log");
+        let mut log = ConsoleLog::create(&path, 1000).unwrap();
+        log.append(b"old").unwrap();
+        File::options().write(true).truncate(true).open(&path).unwrap();
+        log.append(b"new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    }
+}
