@@ -55,9 +55,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A value names a layer that is not on disk.
-    #[error(
-        "storage pool {pool} has no layer {layer}: it was removed meanwhile or lost with the filesystem"
-    )]
+    #[error("storage pool {pool} has no layer {layer}: it was removed meanwhile or lost with the filesystem")]
     MissingLayer {
         /// The pool's directory.
         pool: PathBuf,
@@ -73,9 +71,7 @@ pub enum Error {
         image: Fingerprint,
     },
     /// A chain can be neither lengthened nor folded.
-    #[error(
-        "the volume stands on {depth} layers, the most that are possible, and they cannot be folded: {source}"
-    )]
+    #[error("the volume stands on {depth} layers, the most that are possible, and they cannot be folded: {source}")]
     ChainTooLong {
         /// How many layers the chain would have had.
         depth: usize,
@@ -100,23 +96,12 @@ pub enum Error {
 impl Error {
     /// Context for a failed system call: "cannot `action` `path`".
     pub(super) fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(Errno) -> Self {
-        move |source| Self::Io {
-            action,
-            path: path.as_ref().to_owned(),
-            source,
-        }
+        move |source| Self::Io { action, path: path.as_ref().to_owned(), source }
     }
 
     /// Context for a failed operation on a tree.
-    pub(super) fn tree(
-        action: &'static str,
-        path: impl AsRef<Path>,
-    ) -> impl FnOnce(TreeError) -> Self {
-        move |source| Self::Tree {
-            action,
-            path: path.as_ref().to_owned(),
-            source,
-        }
+    pub(super) fn tree(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(TreeError) -> Self {
+        move |source| Self::Tree { action, path: path.as_ref().to_owned(), source }
     }
 
     /// The errno at the bottom, if a system call was the cause.
@@ -138,9 +123,7 @@ impl Error {
     /// A full filesystem is one sentence for the user, wherever it was met.
     pub(super) fn in_pool(self, pool: &Path) -> Self {
         match self.errno() {
-            Some(Errno::NOSPC | Errno::DQUOT) => Self::NoSpace {
-                pool: pool.to_owned(),
-            },
+            Some(Errno::NOSPC | Errno::DQUOT) => Self::NoSpace { pool: pool.to_owned() },
             _ => self,
         }
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Result;
+use super::pins::Instant;
 use super::pool::Inner;
 use super::value::{Object, References};
 
@@ -21,22 +22,14 @@ pub struct Made<T> {
 
 impl<T> Made<T> {
     pub(super) fn new(value: T, hold: Hold) -> Self {
-        Self {
-            value: Some(value),
-            hold,
-        }
+        Self { value: Some(value), hold }
     }
 
     /// The inventory knows it now: nothing is undone any more.
     pub fn keep(mut self) -> T {
-        self.hold
-            .created
-            .iter()
-            .for_each(|object| self.hold.held.push(object.clone()));
+        self.hold.created.iter().for_each(|object| self.hold.held.push(object.clone()));
         self.hold.created.clear();
-        self.value
-            .take()
-            .expect("only keep() takes the value, and it consumes self")
+        self.value.take().expect("only keep() takes the value, and it consumes self")
     }
 }
 
@@ -44,9 +37,7 @@ impl<T> Deref for Made<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.value
-            .as_ref()
-            .expect("only keep() takes the value, and it consumes self")
+        self.value.as_ref().expect("only keep() takes the value, and it consumes self")
     }
 }
 
@@ -61,14 +52,8 @@ pub(super) struct Hold {
 impl Hold {
     /// Pins what an operation starts from. Fails when any of it is gone.
     pub(super) fn on(pool: &Arc<Inner>, objects: Vec<Object>) -> Result<Self> {
-        pool.pins.hold(&objects, || {
-            objects.iter().try_for_each(|object| pool.require(object))
-        })?;
-        Ok(Self {
-            pool: Arc::clone(pool),
-            held: objects,
-            created: Vec::new(),
-        })
+        pool.pins.hold(&objects, || objects.iter().try_for_each(|object| pool.require(object)))?;
+        Ok(Self { pool: Arc::clone(pool), held: objects, created: Vec::new() })
     }
 
     /// Pins a name that is about to appear and stays if the operation fails.
@@ -84,20 +69,14 @@ impl Hold {
     }
 
     fn pin(&self, object: &Object) {
-        let Ok(()) = self.pool.pins.hold(std::slice::from_ref(object), || {
-            Ok::<_, std::convert::Infallible>(())
-        });
+        let Ok(()) = self.pool.pins.hold(std::slice::from_ref(object), || Ok::<_, std::convert::Infallible>(()));
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         self.pool.pins.release(&self.held);
-        match self
-            .pool
-            .pins
-            .abandon(&self.created, |object| self.pool.retire(object))
-        {
+        match self.pool.pins.abandon(&self.created, |object| self.pool.retire(object)) {
             Ok(retired) => drop(Trash::new(Arc::clone(&self.pool), retired)),
             Err(error) => {
                 tracing::warn!(%error, "cannot undo; the next sweep removes what is left")
@@ -106,31 +85,25 @@ impl Drop for Hold {
     }
 }
 
-/// The right to remove what the inventory does not need: open it *before* reading the inventory.
+/// The right to remove what the inventory does not need: open it *before* reading the inventory, and use it soon.
 #[derive(Debug)]
 pub struct Survey {
     pool: Arc<Inner>,
+    began: Instant,
 }
 
 impl Survey {
     pub(super) fn new(pool: Arc<Inner>) -> Self {
-        pool.pins.begin_survey();
-        Self { pool }
+        let began = pool.pins.begin_survey();
+        Self { pool, began }
     }
 
     /// Takes away those of the candidates that the inventory does not need any more: after a volume or snapshot was
-    /// deleted or replaced, its [`objects`](super::Volume::objects). Quick; freeing them is for [`Trash::empty`].
-    pub fn discard(
-        &self,
-        candidates: impl IntoIterator<Item = Object>,
-        needed: &References,
-    ) -> Result<Trash> {
-        let retired = self
-            .pool
-            .pins
-            .retire_free(needed.unreferenced(candidates), |object| {
-                self.pool.retire(object)
-            })?;
+    /// deleted or replaced, its [`objects`](super::Volume::objects). What an operation under way still uses is left to
+    /// the next call. Quick; freeing is for [`Trash::empty`].
+    pub fn discard(&self, candidates: impl IntoIterator<Item = Object>, needed: &References) -> Result<Trash> {
+        let retire = |object: &Object| self.pool.retire(object);
+        let retired = self.pool.pins.retire_free(self.began, candidates, |object| needed.contains(object), retire)?;
         Ok(Trash::new(Arc::clone(&self.pool), retired))
     }
 
@@ -142,7 +115,7 @@ impl Survey {
 
 impl Drop for Survey {
     fn drop(&mut self) {
-        self.pool.pins.end_survey();
+        self.pool.pins.end_survey(self.began);
     }
 }
 

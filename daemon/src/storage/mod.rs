@@ -59,9 +59,7 @@ pub use driver::Capabilities;
 pub use error::Error;
 pub use made::{Made, Survey, Trash};
 pub use pool::{Activity, Pool, Taken};
-pub use value::{
-    Fingerprint, LayerId, Object, References, Resources, RootSource, Snapshot, Usage, Volume,
-};
+pub use value::{Fingerprint, LayerId, Object, References, Resources, RootSource, Snapshot, Usage, Volume};
 
 /// The result of a storage operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -16,9 +16,7 @@ use super::driver::{Below, Capabilities, Chain, Driver};
 use super::made::{Hold, Made, Survey, Trash};
 use super::overlay::Overlay;
 use super::pins::Pins;
-use super::value::{
-    Fingerprint, LayerId, Object, References, Resources, RootSource, Snapshot, Usage, Volume,
-};
+use super::value::{Fingerprint, LayerId, Object, References, Resources, RootSource, Snapshot, Usage, Volume};
 use super::{Error, Result};
 
 /// Whether something writes to a volume right now.
@@ -69,11 +67,7 @@ impl Pool {
     }
 
     pub(super) fn over(driver: Box<dyn Driver>) -> Self {
-        Self(Arc::new(Inner {
-            driver,
-            pins: Pins::default(),
-            sizes: Mutex::default(),
-        }))
+        Self(Arc::new(Inner { driver, pins: Pins::default(), sizes: Mutex::default() }))
     }
 
     /// The driver's name in the API.
@@ -126,10 +120,7 @@ impl Pool {
         let stage = self.0.driver.image_stage()?;
         let mut guard = Trash::new(Arc::clone(&self.0), vec![stage.clone()]);
         let unpacked = unpack(&stage)?;
-        self.0
-            .driver
-            .image_publish(&stage, image)
-            .map_err(|error| self.0.locate(error))?;
+        self.0.driver.image_publish(&stage, image).map_err(|error| self.0.locate(error))?;
         guard.disarm();
         Ok(Made::new(Some(unpacked), hold))
     }
@@ -146,17 +137,10 @@ impl Pool {
 
     /// A new volume: an image unchanged, or empty.
     pub fn volume_create(&self, image: Option<&Fingerprint>) -> Result<Made<Volume>> {
-        let hold = Hold::on(
-            &self.0,
-            image.cloned().map(Object::Image).into_iter().collect(),
-        )?;
+        let hold = Hold::on(&self.0, image.cloned().map(Object::Image).into_iter().collect())?;
         self.finish(hold, |hold| {
             let upper = self.layer(hold, image, &[])?;
-            Ok(Volume {
-                image: image.cloned(),
-                lowers: Vec::new(),
-                upper,
-            })
+            Ok(Volume { image: image.cloned(), lowers: Vec::new(), upper })
         })
     }
 
@@ -167,46 +151,26 @@ impl Pool {
         self.finish(hold, |hold| {
             if activity == Activity::Running || !self.capabilities().stacked {
                 let upper = self.copy(hold, source.upper)?;
-                return Ok(Taken {
-                    source: source.clone(),
-                    taken: Volume {
-                        upper,
-                        ..source.clone()
-                    },
-                });
+                return Ok(Taken { source: source.clone(), taken: Volume { upper, ..source.clone() } });
             }
             let (source, lowers) = self.freeze(hold, source)?;
             let volume = self.stand_on(hold, source.image.as_ref(), lowers)?;
-            Ok(Taken {
-                source,
-                taken: volume,
-            })
+            Ok(Taken { source, taken: volume })
         })
     }
 
     /// A snapshot. Of a stopped volume, its upper layer becomes a frozen one under a new one; of a running one, the
     /// upper layer is copied.
-    pub fn snapshot_create(
-        &self,
-        source: &Volume,
-        activity: Activity,
-    ) -> Result<Made<Taken<Snapshot>>> {
+    pub fn snapshot_create(&self, source: &Volume, activity: Activity) -> Result<Made<Taken<Snapshot>>> {
         let hold = Hold::on(&self.0, source.objects())?;
         self.finish(hold, |hold| {
-            let (source, lowers) = if activity == Activity::Running || !self.capabilities().stacked
-            {
+            let (source, lowers) = if activity == Activity::Running || !self.capabilities().stacked {
                 self.copy_frozen(hold, source)?
             } else {
                 self.freeze(hold, source)?
             };
-            let snapshot = Snapshot {
-                image: source.image.clone(),
-                lowers,
-            };
-            Ok(Taken {
-                source,
-                taken: snapshot,
-            })
+            let snapshot = Snapshot { image: source.image.clone(), lowers };
+            Ok(Taken { source, taken: snapshot })
         })
     }
 
@@ -214,49 +178,27 @@ impl Pool {
     /// the instance's own volume (which is discarded afterwards), its restoration.
     pub fn volume_from_snapshot(&self, snapshot: &Snapshot) -> Result<Made<Volume>> {
         let hold = Hold::on(&self.0, snapshot.objects())?;
-        self.finish(hold, |hold| {
-            self.stand_on(hold, snapshot.image.as_ref(), snapshot.lowers.clone())
-        })
+        self.finish(hold, |hold| self.stand_on(hold, snapshot.image.as_ref(), snapshot.lowers.clone()))
     }
 
     /// How the runtime mounts a volume. Fails when any of its layers is missing.
     pub fn volume_root(&self, volume: &Volume) -> Result<RootSource> {
-        volume
-            .objects()
-            .iter()
-            .try_for_each(|object| self.0.require(object))?;
-        let chain = Chain {
-            image: volume.image.as_ref(),
-            lowers: &volume.lowers,
-            upper: Some(volume.upper),
-        };
+        volume.objects().iter().try_for_each(|object| self.0.require(object))?;
+        let chain = Chain { image: volume.image.as_ref(), lowers: &volume.lowers, upper: Some(volume.upper) };
         self.0.driver.root(chain)
     }
 
     /// How a snapshot is mounted, read-only by nature. Fails when any of its layers is missing.
     pub fn snapshot_root(&self, snapshot: &Snapshot) -> Result<RootSource> {
-        snapshot
-            .objects()
-            .iter()
-            .try_for_each(|object| self.0.require(object))?;
-        self.0.driver.root(Chain {
-            image: snapshot.image.as_ref(),
-            lowers: &snapshot.lowers,
-            upper: None,
-        })
+        snapshot.objects().iter().try_for_each(|object| self.0.require(object))?;
+        self.0.driver.root(Chain { image: snapshot.image.as_ref(), lowers: &snapshot.lowers, upper: None })
     }
 
     /// What a volume occupies. `others` are the references of everything that should make a layer count as shared:
     /// for an instance, of all but itself and its own snapshots.
     pub fn volume_usage(&self, volume: &Volume, others: &References) -> Result<Usage> {
-        let mut usage = self.usage(
-            Snapshot {
-                image: volume.image.clone(),
-                lowers: volume.lowers.clone(),
-            }
-            .objects(),
-            others,
-        )?;
+        let mut usage =
+            self.usage(Snapshot { image: volume.image.clone(), lowers: volume.lowers.clone() }.objects(), others)?;
         usage.own += self.0.driver.size(&Object::Layer(volume.upper))?;
         Ok(usage)
     }
@@ -271,20 +213,12 @@ impl Pool {
         for object in frozen {
             let size = self.0.frozen_size(&object)?;
             let shared = matches!(object, Object::Image(_)) || others.contains(&object);
-            *(if shared {
-                &mut usage.shared
-            } else {
-                &mut usage.own
-            }) += size;
+            *(if shared { &mut usage.shared } else { &mut usage.own }) += size;
         }
         Ok(usage)
     }
 
-    fn finish<T>(
-        &self,
-        mut hold: Hold,
-        make: impl FnOnce(&mut Hold) -> Result<T>,
-    ) -> Result<Made<T>> {
+    fn finish<T>(&self, mut hold: Hold, make: impl FnOnce(&mut Hold) -> Result<T>) -> Result<Made<T>> {
         match make(&mut hold) {
             Ok(value) => Ok(Made::new(value, hold)),
             Err(error) => Err(self.0.locate(error)),
@@ -294,11 +228,7 @@ impl Pool {
     /// The volume with its upper frozen, and the chain that shows its present contents. The volume is stopped.
     fn freeze(&self, hold: &mut Hold, volume: &Volume) -> Result<(Volume, Vec<LayerId>)> {
         let image = volume.image.as_ref();
-        if self
-            .0
-            .driver
-            .layer_is_unchanged(volume.upper, below(image, &volume.lowers))?
-        {
+        if self.0.driver.layer_is_unchanged(volume.upper, below(image, &volume.lowers))? {
             return Ok((volume.clone(), volume.lowers.clone()));
         }
         let all: Vec<LayerId> = volume.layers().collect();
@@ -307,57 +237,31 @@ impl Pool {
             lowers => lowers?,
         };
         let upper = self.layer(hold, image, &lowers)?;
-        Ok((
-            Volume {
-                image: volume.image.clone(),
-                lowers: lowers.clone(),
-                upper,
-            },
-            lowers,
-        ))
+        Ok((Volume { image: volume.image.clone(), lowers: lowers.clone(), upper }, lowers))
     }
 
     /// The volume as it is, and the chain that shows its present contents by a copy of its upper.
     fn copy_frozen(&self, hold: &mut Hold, volume: &Volume) -> Result<(Volume, Vec<LayerId>)> {
         let copy = self.copy(hold, volume.upper)?;
-        Ok((
-            volume.clone(),
-            volume.lowers.iter().copied().chain([copy]).collect(),
-        ))
+        Ok((volume.clone(), volume.lowers.iter().copied().chain([copy]).collect()))
     }
 
     /// A new volume over a frozen chain.
-    fn stand_on(
-        &self,
-        hold: &mut Hold,
-        image: Option<&Fingerprint>,
-        lowers: Vec<LayerId>,
-    ) -> Result<Volume> {
+    fn stand_on(&self, hold: &mut Hold, image: Option<&Fingerprint>, lowers: Vec<LayerId>) -> Result<Volume> {
         let capabilities = self.capabilities();
         if !capabilities.stacked {
             let upper = self.layer(hold, image, &lowers)?;
-            return Ok(Volume {
-                image: image.cloned(),
-                lowers: Vec::new(),
-                upper,
-            });
+            return Ok(Volume { image: image.cloned(), lowers: Vec::new(), upper });
         }
         let lowers = match self.bounded(hold, &lowers) {
             Err(error @ Error::Unfoldable { .. }) if lowers.len() > capabilities.max_depth => {
-                return Err(Error::ChainTooLong {
-                    depth: lowers.len(),
-                    source: Box::new(error),
-                });
+                return Err(Error::ChainTooLong { depth: lowers.len(), source: Box::new(error) });
             }
             Err(Error::Unfoldable { .. }) => lowers,
             bounded => bounded?,
         };
         let upper = self.layer(hold, image, &lowers)?;
-        Ok(Volume {
-            image: image.cloned(),
-            lowers,
-            upper,
-        })
+        Ok(Volume { image: image.cloned(), lowers, upper })
     }
 
     /// The same chain, folded into one layer when it is too long.
@@ -371,12 +275,7 @@ impl Pool {
         Ok(vec![folded])
     }
 
-    fn layer(
-        &self,
-        hold: &mut Hold,
-        image: Option<&Fingerprint>,
-        lowers: &[LayerId],
-    ) -> Result<LayerId> {
+    fn layer(&self, hold: &mut Hold, image: Option<&Fingerprint>, lowers: &[LayerId]) -> Result<LayerId> {
         let layer = LayerId::fresh();
         hold.creating(Object::Layer(layer));
         self.0.driver.layer_create(layer, below(image, lowers))?;
@@ -407,41 +306,24 @@ impl Inner {
         }
         let pool = self.driver.directory().to_owned();
         Err(match object {
-            Object::Image(image) => Error::MissingImage {
-                pool,
-                image: image.clone(),
-            },
-            Object::Layer(layer) => Error::MissingLayer {
-                pool,
-                layer: *layer,
-            },
+            Object::Image(image) => Error::MissingImage { pool, image: image.clone() },
+            Object::Layer(layer) => Error::MissingLayer { pool, layer: *layer },
         })
     }
 
     pub(super) fn retire(&self, object: &Object) -> Result<Option<PathBuf>> {
-        self.sizes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(object);
+        self.sizes.lock().unwrap_or_else(PoisonError::into_inner).remove(object);
         self.driver.retire(object)
     }
 
     /// Two threads may measure the same object at once, to the same result.
     fn frozen_size(&self, object: &Object) -> Result<u64> {
-        let known = self
-            .sizes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(object)
-            .copied();
+        let known = self.sizes.lock().unwrap_or_else(PoisonError::into_inner).get(object).copied();
         if let Some(size) = known {
             return Ok(size);
         }
         let size = self.driver.size(object)?;
-        self.sizes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(object.clone(), size);
+        self.sizes.lock().unwrap_or_else(PoisonError::into_inner).insert(object.clone(), size);
         Ok(size)
     }
 

@@ -28,11 +28,7 @@ impl TryFrom<String> for Fingerprint {
 
     fn try_from(text: String) -> Result<Self, Error> {
         let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        if text.len() == 64 && text.bytes().all(digit) {
-            Ok(Self(text))
-        } else {
-            Err(Error::BadFingerprint(text))
-        }
+        if text.len() == 64 && text.bytes().all(digit) { Ok(Self(text)) } else { Err(Error::BadFingerprint(text)) }
     }
 }
 
@@ -128,12 +124,7 @@ impl Snapshot {
 }
 
 fn objects(image: Option<&Fingerprint>, layers: impl Iterator<Item = LayerId>) -> Vec<Object> {
-    image
-        .cloned()
-        .map(Object::Image)
-        .into_iter()
-        .chain(layers.map(Object::Layer))
-        .collect()
+    image.cloned().map(Object::Image).into_iter().chain(layers.map(Object::Layer)).collect()
 }
 
 /// A thing in the pool with a name of its own.
@@ -191,10 +182,7 @@ impl References {
 
     /// Which of these no value needs.
     pub fn unreferenced(&self, candidates: impl IntoIterator<Item = Object>) -> Vec<Object> {
-        candidates
-            .into_iter()
-            .filter(|object| !self.contains(object))
-            .collect()
+        candidates.into_iter().filter(|object| !self.contains(object)).collect()
     }
 
     fn add(&mut self, objects: impl IntoIterator<Item = Object>) {

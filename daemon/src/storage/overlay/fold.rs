@@ -22,8 +22,7 @@ use std::path::PathBuf;
 
 use duet_sys::tree::{self, EntryCopier};
 use rustix::fs::{
-    FileType, Gid, Mode, Timestamps, Uid, XattrFlags, fchmod, fchown, fsetxattr, fstat, futimens,
-    mkdirat, mknodat,
+    FileType, Gid, Mode, Timestamps, Uid, XattrFlags, fchmod, fchown, fsetxattr, fstat, futimens, mkdirat, mknodat,
 };
 use rustix::io::Errno;
 
@@ -60,29 +59,12 @@ enum Mark {
 }
 
 /// Folds layers, given bottom first, into an empty directory. `links` as in [`EntryCopier::new`].
-pub(super) fn fold(
-    layers: &[(LayerId, OwnedFd)],
-    out: BorrowedFd<'_>,
-    links: BorrowedFd<'_>,
-) -> Result<()> {
-    let layers: Vec<(LayerId, BorrowedFd<'_>)> = layers
-        .iter()
-        .rev()
-        .map(|(id, fd)| (*id, fd.as_fd()))
-        .collect();
-    let mut job = Job {
-        lookup: Lookup { layers: &layers },
-        out,
-        entries: EntryCopier::new(links),
-    };
+pub(super) fn fold(layers: &[(LayerId, OwnedFd)], out: BorrowedFd<'_>, links: BorrowedFd<'_>) -> Result<()> {
+    let layers: Vec<(LayerId, BorrowedFd<'_>)> = layers.iter().rev().map(|(id, fd)| (*id, fd.as_fd())).collect();
+    let mut job = Job { lookup: Lookup { layers: &layers }, out, entries: EntryCopier::new(links) };
     let root = Directory {
         path: Vec::new(),
-        parts: (0..layers.len())
-            .map(|layer| Part {
-                layer,
-                path: Vec::new(),
-            })
-            .collect(),
+        parts: (0..layers.len()).map(|layer| Part { layer, path: Vec::new() }).collect(),
         below: Some(Vec::new()),
         mark: Mark::None,
     };
@@ -94,9 +76,7 @@ pub(super) fn fold(
         next += 1;
     }
     // Last, because a set-group-ID bit or a default ACL would be inherited by what is created below it.
-    directories
-        .iter()
-        .try_for_each(|directory| job.set_attributes(directory))
+    directories.iter().try_for_each(|directory| job.set_attributes(directory))
 }
 
 struct Job<'a> {
@@ -108,8 +88,7 @@ struct Job<'a> {
 impl Job<'_> {
     /// Makes everything in a directory that was already made; returns the directories among that.
     fn fill(&mut self, directory: &Directory) -> Result<Vec<Directory>> {
-        let out =
-            open_path(self.out, &directory.path).map_err(|e| self.failed(directory, "open", e))?;
+        let out = open_path(self.out, &directory.path).map_err(|e| self.failed(directory, "open", e))?;
         let mut opened = Vec::with_capacity(directory.parts.len());
         for part in &directory.parts {
             opened.push(self.lookup.open(part)?);
@@ -122,9 +101,7 @@ impl Job<'_> {
                     continue;
                 }
                 match self.lookup.find(&directory.parts, &opened, &name)? {
-                    Found::File { part } => {
-                        self.copy(directory, opened[part].as_fd(), &name, out.as_fd())?
-                    }
+                    Found::File { part } => self.copy(directory, opened[part].as_fd(), &name, out.as_fd())?,
                     Found::Nothing { stopped } if stopped && directory.below.is_some() => {
                         mknodat(&out, &name, FileType::CharacterDevice, Mode::empty(), 0)
                             .map_err(|e| self.failed(directory, "create a whiteout in", e))?;
@@ -133,26 +110,16 @@ impl Job<'_> {
                     Found::Directory { parts, next } => {
                         mkdirat(&out, &name, Mode::RWXU)
                             .map_err(|e| self.failed(directory, "create a directory in", e))?;
-                        let natural = directory
-                            .below
-                            .as_ref()
-                            .map(|below| join(below, name.to_bytes()));
+                        let natural = directory.below.as_ref().map(|below| join(below, name.to_bytes()));
                         let below = next.below(directory.below.as_deref());
                         let mark = match &below {
                             None if natural.is_none() => Mark::None,
                             None => Mark::Opaque,
                             Some(_) if below == natural => Mark::None,
-                            Some(elsewhere) => {
-                                Mark::Redirect([b"/", elsewhere.as_slice()].concat())
-                            }
+                            Some(elsewhere) => Mark::Redirect([b"/", elsewhere.as_slice()].concat()),
                         };
                         let path = join(&directory.path, name.to_bytes());
-                        inner.push(Directory {
-                            path,
-                            parts,
-                            below,
-                            mark,
-                        });
+                        inner.push(Directory { path, parts, below, mark });
                     }
                 }
             }
@@ -160,13 +127,7 @@ impl Job<'_> {
         Ok(inner)
     }
 
-    fn copy(
-        &mut self,
-        directory: &Directory,
-        from: BorrowedFd<'_>,
-        name: &CStr,
-        to: BorrowedFd<'_>,
-    ) -> Result<()> {
+    fn copy(&mut self, directory: &Directory, from: BorrowedFd<'_>, name: &CStr, to: BorrowedFd<'_>) -> Result<()> {
         match self.entries.copy(from, name, FileType::Unknown, to) {
             Ok(_) => Ok(()),
             Err((action, source)) => {
@@ -181,30 +142,16 @@ impl Job<'_> {
         let set = || {
             let to = open_path(self.out, &directory.path)?;
             let stat = fstat(&from)?;
-            fchown(
-                &to,
-                Some(Uid::from_raw(stat.st_uid)),
-                Some(Gid::from_raw(stat.st_gid)),
-            )?;
+            fchown(&to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
             fchmod(&to, Mode::from_raw_mode(stat.st_mode))?;
             tree::copy_xattrs(&from, &to, |name| !PLACE_XATTRS.contains(&name))?;
             match &directory.mark {
                 Mark::None => {}
-                Mark::Opaque => {
-                    fsetxattr(&to, c"trusted.overlay.opaque", b"y", XattrFlags::empty())?
-                }
-                Mark::Redirect(path) => {
-                    fsetxattr(&to, c"trusted.overlay.redirect", path, XattrFlags::empty())?
-                }
+                Mark::Opaque => fsetxattr(&to, c"trusted.overlay.opaque", b"y", XattrFlags::empty())?,
+                Mark::Redirect(path) => fsetxattr(&to, c"trusted.overlay.redirect", path, XattrFlags::empty())?,
             }
             let (last_access, last_modification) = super::times(&stat);
-            futimens(
-                &to,
-                &Timestamps {
-                    last_access,
-                    last_modification,
-                },
-            )
+            futimens(&to, &Timestamps { last_access, last_modification })
         };
         set().map_err(|e| self.failed(directory, "set attributes of", e))
     }

@@ -31,9 +31,8 @@ use std::path::{Path, PathBuf};
 
 use duet_sys::tree;
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, Uid,
-    fchmod, fchown, fstat, fstatvfs, fsync, futimens, ioctl_ficlone, mkdirat, openat, renameat,
-    renameat_with, statat, syncfs,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, Uid, fchmod, fchown, fstat,
+    fstatvfs, fsync, futimens, ioctl_ficlone, mkdirat, openat, renameat, renameat_with, statat, syncfs,
 };
 use rustix::io::Errno;
 use uuid::Uuid;
@@ -49,10 +48,7 @@ const FOLD_ABOVE: usize = 12;
 /// Chains that cannot be folded may still grow this far where the kernel takes layers one by one.
 const MAX_DEPTH: usize = 64;
 
-const DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A pool of overlay layers.
 #[derive(Debug)]
@@ -69,9 +65,7 @@ impl Overlay {
     /// Makes the pool's directories and tries whether overlayfs works in them.
     pub(super) fn create(directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory).map_err(|e| Error::io("create", directory)(errno(&e)))?;
-        let directory = directory
-            .canonicalize()
-            .map_err(|e| Error::io("resolve", directory)(errno(&e)))?;
+        let directory = directory.canonicalize().map_err(|e| Error::io("resolve", directory)(errno(&e)))?;
         let root = open_directory(&directory)?;
         for name in ["images", "layers", "tmp", "empty"] {
             match mkdirat(&root, name, Mode::RWXU) {
@@ -88,14 +82,10 @@ impl Overlay {
 
     /// Opens an existing pool.
     pub(super) fn open(directory: &Path) -> Result<Self> {
-        let absent = |_| Error::NoPool {
-            path: directory.to_owned(),
-        };
+        let absent = |_| Error::NoPool { path: directory.to_owned() };
         let directory = directory.canonicalize().map_err(absent)?;
         let open = |name: &str| match open_directory(&directory.join(name)) {
-            Err(error) if error.errno() == Some(Errno::NOENT) => Err(Error::NoPool {
-                path: directory.clone(),
-            }),
+            Err(error) if error.errno() == Some(Errno::NOENT) => Err(Error::NoPool { path: directory.clone() }),
             result => result,
         };
         open("empty")?;
@@ -104,10 +94,10 @@ impl Overlay {
             layers: open("layers")?,
             tmp: open("tmp")?,
             directory,
-            reflink: false, fold_above: FOLD_ABOVE };
-        pool.reflink = pool
-            .try_reflink()
-            .map_err(|error| error.in_pool(&pool.directory))?;
+            reflink: false,
+            fold_above: FOLD_ABOVE,
+        };
+        pool.reflink = pool.try_reflink().map_err(|error| error.in_pool(&pool.directory))?;
         Ok(pool)
     }
 
@@ -128,10 +118,7 @@ impl Overlay {
     fn open_diff(&self, layer: LayerId) -> Result<OwnedFd> {
         let name = format!("{layer}/diff");
         openat(&self.layers, &name, DIRECTORY, Mode::empty()).map_err(|source| match source {
-            Errno::NOENT => Error::MissingLayer {
-                pool: self.directory.clone(),
-                layer,
-            },
+            Errno::NOENT => Error::MissingLayer { pool: self.directory.clone(), layer },
             source => Error::io("open", self.diff_dir(layer))(source),
         })
     }
@@ -145,13 +132,10 @@ impl Overlay {
                 let name = format!("{image}/rootfs");
                 match openat(&self.images, &name, DIRECTORY, Mode::empty()) {
                     Ok(fd) => Ok(Some(fd)),
-                    Err(Errno::NOENT) => Err(Error::MissingImage {
-                        pool: self.directory.clone(),
-                        image: image.clone(),
-                    }),
-                    Err(e) => Err(Error::io("open", self.directory.join("images").join(name))(
-                        e,
-                    )),
+                    Err(Errno::NOENT) => {
+                        Err(Error::MissingImage { pool: self.directory.clone(), image: image.clone() })
+                    }
+                    Err(e) => Err(Error::io("open", self.directory.join("images").join(name))(e)),
                 }
             }
         }
@@ -168,17 +152,10 @@ impl Overlay {
         let diff = temporary.subdirectory("diff")?;
         temporary.subdirectory("work")?;
         fill(diff.as_fd(), &|| temporary.subdirectory("links"))?;
-        tree::remove_tree(temporary.fd.as_fd(), c"links")
-            .map_err(Error::tree("clean", temporary.path()))?;
+        tree::remove_tree(temporary.fd.as_fd(), c"links").map_err(Error::tree("clean", temporary.path()))?;
         let name = layer.to_string();
-        renameat_with(
-            &self.tmp,
-            temporary.name(),
-            &self.layers,
-            &name,
-            RenameFlags::NOREPLACE,
-        )
-        .map_err(Error::io("create", self.layer_dir(layer)))?;
+        renameat_with(&self.tmp, temporary.name(), &self.layers, &name, RenameFlags::NOREPLACE)
+            .map_err(Error::io("create", self.layer_dir(layer)))?;
         temporary.keep();
         Ok(())
     }
@@ -233,13 +210,7 @@ impl Driver for Overlay {
     fn image_publish(&self, staged: &Path, image: &Fingerprint) -> Result<bool> {
         self.sync()?;
         let name = staged.file_name().unwrap_or_default();
-        match renameat_with(
-            &self.tmp,
-            name,
-            &self.images,
-            image.as_str(),
-            RenameFlags::NOREPLACE,
-        ) {
+        match renameat_with(&self.tmp, name, &self.images, image.as_str(), RenameFlags::NOREPLACE) {
             Ok(()) => {}
             Err(Errno::EXIST) => {
                 self.destroy(staged)?;
@@ -258,32 +229,23 @@ impl Driver for Overlay {
     fn layer_create(&self, layer: LayerId, below: Below<'_>) -> Result<()> {
         let below = self.open_below(below)?;
         self.make_layer(layer, |diff, _| match below {
-            Some(below) => copy_root(below.as_fd(), diff)
-                .map_err(Error::io("set attributes of", self.diff_dir(layer))),
-            None => fchmod(diff, Mode::from_raw_mode(0o755))
-                .map_err(Error::io("set mode of", self.diff_dir(layer))),
+            Some(below) => copy_root(below.as_fd(), diff).map_err(Error::io("set attributes of", self.diff_dir(layer))),
+            None => fchmod(diff, Mode::from_raw_mode(0o755)).map_err(Error::io("set mode of", self.diff_dir(layer))),
         })
     }
 
     fn layer_copy(&self, layer: LayerId, from: LayerId) -> Result<()> {
         let source = self.open_diff(from)?;
         self.make_layer(layer, |diff, links| {
-            tree::copy_tree(source.as_fd(), diff, links()?.as_fd(), |name| {
-                !is_mount_identity(name)
-            })
-            .map_err(Error::tree("copy", self.diff_dir(from)))?;
+            tree::copy_tree(source.as_fd(), diff, links()?.as_fd(), |name| !is_mount_identity(name))
+                .map_err(Error::tree("copy", self.diff_dir(from)))?;
             Ok(())
         })
     }
 
     fn layer_fold(&self, layer: LayerId, layers: &[LayerId]) -> Result<()> {
-        let sources = layers
-            .iter()
-            .map(|&id| Ok((id, self.open_diff(id)?)))
-            .collect::<Result<Vec<_>>>()?;
-        self.make_layer(layer, |diff, links| {
-            fold::fold(&sources, diff, links()?.as_fd())
-        })
+        let sources = layers.iter().map(|&id| Ok((id, self.open_diff(id)?))).collect::<Result<Vec<_>>>()?;
+        self.make_layer(layer, |diff, links| fold::fold(&sources, diff, links()?.as_fd()))
     }
 
     fn layer_is_unchanged(&self, layer: LayerId, below: Below<'_>) -> Result<bool> {
@@ -311,18 +273,10 @@ impl Driver for Overlay {
     }
 
     fn objects(&self) -> Result<Vec<Object>> {
-        let images =
-            names(self.images.as_fd()).map_err(Error::io("list", self.directory.join("images")))?;
-        let layers =
-            names(self.layers.as_fd()).map_err(Error::io("list", self.directory.join("layers")))?;
-        let images = images
-            .iter()
-            .filter_map(|name| name.to_str().ok()?.parse().ok())
-            .map(Object::Image);
-        let layers = layers
-            .iter()
-            .filter_map(|name| LayerId::from_file_name(name.to_str().ok()?))
-            .map(Object::Layer);
+        let images = names(self.images.as_fd()).map_err(Error::io("list", self.directory.join("images")))?;
+        let layers = names(self.layers.as_fd()).map_err(Error::io("list", self.directory.join("layers")))?;
+        let images = images.iter().filter_map(|name| name.to_str().ok()?.parse().ok()).map(Object::Image);
+        let layers = layers.iter().filter_map(|name| LayerId::from_file_name(name.to_str().ok()?)).map(Object::Layer);
         Ok(images.chain(layers).collect())
     }
 
@@ -338,18 +292,14 @@ impl Driver for Overlay {
 
     fn destroy(&self, retired: &Path) -> Result<()> {
         let name = retired.file_name().unwrap_or_default();
-        let name = CString::new(name.as_bytes())
-            .map_err(|_| Error::io("remove", retired)(Errno::INVAL))?;
+        let name = CString::new(name.as_bytes()).map_err(|_| Error::io("remove", retired)(Errno::INVAL))?;
         tree::remove_tree(self.tmp.as_fd(), &name).map_err(Error::tree("remove", retired))
     }
 
     fn leftovers(&self) -> Result<Vec<PathBuf>> {
         let tmp = self.directory.join("tmp");
         let names = names(self.tmp.as_fd()).map_err(Error::io("list", &tmp))?;
-        Ok(names
-            .iter()
-            .map(|name| tmp.join(std::ffi::OsStr::from_bytes(name.to_bytes())))
-            .collect())
+        Ok(names.iter().map(|name| tmp.join(std::ffi::OsStr::from_bytes(name.to_bytes()))).collect())
     }
 
     fn size(&self, object: &Object) -> Result<u64> {
@@ -357,26 +307,15 @@ impl Driver for Overlay {
             Object::Layer(layer) => self.open_diff(*layer)?,
             Object::Image(image) => open_directory(&self.image_dir(image))?,
         };
-        let size =
-            tree::tree_size(root.as_fd()).map_err(Error::tree("measure", self.place(object).2))?;
+        let size = tree::tree_size(root.as_fd()).map_err(Error::tree("measure", self.place(object).2))?;
         Ok(size.bytes)
     }
 
     fn root(&self, chain: Chain<'_>) -> Result<RootSource> {
-        let mut lower: Vec<PathBuf> = chain
-            .lowers
-            .iter()
-            .rev()
-            .map(|&layer| self.diff_dir(layer))
-            .collect();
-        lower.extend(
-            chain
-                .image
-                .map(|image| self.image_dir(image).join("rootfs")),
-        );
+        let mut lower: Vec<PathBuf> = chain.lowers.iter().rev().map(|&layer| self.diff_dir(layer)).collect();
+        lower.extend(chain.image.map(|image| self.image_dir(image).join("rootfs")));
         // An upper layer needs a lower one, and a lone layer that may hold whiteouts another one to be stacked with.
-        if lower.is_empty() || (lower.len() == 1 && chain.upper.is_none() && chain.image.is_none())
-        {
+        if lower.is_empty() || (lower.len() == 1 && chain.upper.is_none() && chain.image.is_none()) {
             lower.push(self.directory.join("empty"));
         }
         Ok(RootSource::Overlay {
@@ -387,8 +326,7 @@ impl Driver for Overlay {
     }
 
     fn resources(&self) -> Result<Resources> {
-        let stat =
-            fstatvfs(&self.layers).map_err(Error::io("read the size of", &self.directory))?;
+        let stat = fstatvfs(&self.layers).map_err(Error::io("read the size of", &self.directory))?;
         let used = stat.f_blocks.saturating_sub(stat.f_bfree);
         Ok(Resources {
             space_used: used * stat.f_frsize,
@@ -415,13 +353,8 @@ impl<'a> Temporary<'a> {
         let name = Uuid::new_v4().to_string();
         let path = pool.directory.join("tmp").join(&name);
         mkdirat(&pool.tmp, &name, Mode::RWXU).map_err(Error::io("create", &path))?;
-        let fd =
-            openat(&pool.tmp, &name, DIRECTORY, Mode::empty()).map_err(Error::io("open", &path))?;
-        Ok(Self {
-            pool,
-            name: Some(name),
-            fd,
-        })
+        let fd = openat(&pool.tmp, &name, DIRECTORY, Mode::empty()).map_err(Error::io("open", &path))?;
+        Ok(Self { pool, name: Some(name), fd })
     }
 
     fn name(&self) -> &str {
@@ -434,8 +367,7 @@ impl<'a> Temporary<'a> {
 
     fn subdirectory(&self, name: &str) -> Result<OwnedFd> {
         mkdirat(&self.fd, name, Mode::RWXU).map_err(Error::io("create", self.path().join(name)))?;
-        openat(&self.fd, name, DIRECTORY, Mode::empty())
-            .map_err(Error::io("open", self.path().join(name)))
+        openat(&self.fd, name, DIRECTORY, Mode::empty()).map_err(Error::io("open", self.path().join(name)))
     }
 
     fn keep(mut self) {
@@ -457,21 +389,11 @@ impl Drop for Temporary<'_> {
 /// there for itself is about that directory's own contents.
 fn copy_root(below: BorrowedFd<'_>, diff: BorrowedFd<'_>) -> Result<(), Errno> {
     let stat = fstat(below)?;
-    fchown(
-        diff,
-        Some(Uid::from_raw(stat.st_uid)),
-        Some(Gid::from_raw(stat.st_gid)),
-    )?;
+    fchown(diff, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     fchmod(diff, Mode::from_raw_mode(stat.st_mode))?;
     tree::copy_xattrs(below, diff, |name| !name.starts_with(b"trusted.overlay."))?;
     let (last_access, last_modification) = times(&stat);
-    futimens(
-        diff,
-        &Timestamps {
-            last_access,
-            last_modification,
-        },
-    )
+    futimens(diff, &Timestamps { last_access, last_modification })
 }
 
 /// Whether two roots look the same in a merged tree.
@@ -485,37 +407,19 @@ fn same_root(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool, Errno> 
             }
         }
         xattrs.sort();
-        Ok::<_, Errno>((
-            (
-                stat.st_uid,
-                stat.st_gid,
-                stat.st_mode,
-                stat.st_mtime,
-                stat.st_mtime_nsec,
-            ),
-            xattrs,
-        ))
+        Ok::<_, Errno>(((stat.st_uid, stat.st_gid, stat.st_mode, stat.st_mtime, stat.st_mtime_nsec), xattrs))
     };
     Ok(key(one)? == key(other)?)
 }
 
 /// Attributes of an upper root that belong to one mount only.
 fn is_mount_identity(name: &[u8]) -> bool {
-    matches!(
-        name,
-        b"trusted.overlay.uuid" | b"trusted.overlay.origin" | b"trusted.overlay.upper"
-    )
+    matches!(name, b"trusted.overlay.uuid" | b"trusted.overlay.origin" | b"trusted.overlay.upper")
 }
 
 fn times(stat: &Stat) -> (Timespec, Timespec) {
-    let time = |tv_sec: i64, tv_nsec: u64| Timespec {
-        tv_sec,
-        tv_nsec: tv_nsec as _,
-    };
-    (
-        time(stat.st_atime, stat.st_atime_nsec),
-        time(stat.st_mtime, stat.st_mtime_nsec),
-    )
+    let time = |tv_sec: i64, tv_nsec: u64| Timespec { tv_sec, tv_nsec: tv_nsec as _ };
+    (time(stat.st_atime, stat.st_atime_nsec), time(stat.st_mtime, stat.st_mtime_nsec))
 }
 
 fn names(directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
@@ -534,7 +438,5 @@ fn open_directory(path: &Path) -> Result<OwnedFd> {
 }
 
 fn errno(error: &std::io::Error) -> Errno {
-    error
-        .raw_os_error()
-        .map_or(Errno::IO, Errno::from_raw_os_error)
+    error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
 }

@@ -81,10 +81,7 @@ fn the_known_difficult_cases_fold() {
             "renamed out of a renamed parent",
             vec![vec![rename("a", "x")], vec![rename("x/b", "y")], vec![rename("x", "y/x")]],
         ),
-        (
-            "exchanged",
-            vec![vec![rename("a", "t"), rename("b", "a"), rename("t", "b")], vec![rename("a/a", "b/a")]],
-        ),
+        ("exchanged", vec![vec![rename("a", "t"), rename("b", "a"), rename("t", "b")], vec![rename("a/a", "b/a")]]),
     ];
     for (name, layers) in cases {
         eprintln!("{name}");

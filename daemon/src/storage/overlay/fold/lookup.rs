@@ -77,10 +77,7 @@ enum Single {
 impl Lookup<'_> {
     /// Looks up a name in the merged directory of these parts, opened in the same order.
     pub(super) fn find(&self, parents: &[Part], opened: &[OwnedFd], name: &CStr) -> Result<Found> {
-        let mut search = Search {
-            next: Next::Name(name.to_bytes().to_vec()),
-            is_dir: false,
-        };
+        let mut search = Search { next: Next::Name(name.to_bytes().to_vec()), is_dir: false };
         let mut parts = Vec::new();
         let mut layer = 0;
         for (index, parent) in parents.iter().enumerate() {
@@ -92,10 +89,7 @@ impl Lookup<'_> {
             match self.single(parent, opened[index].as_fd(), &name, &[], &mut search)? {
                 Single::Absent => {}
                 Single::File => return Ok(Found::File { part: index }),
-                Single::Directory => parts.push(Part {
-                    layer: parent.layer,
-                    path: join(&parent.path, &name),
-                }),
+                Single::Directory => parts.push(Part { layer: parent.layer, path: join(&parent.path, &name) }),
             }
         }
         // An absolute redirect leaves the parent: from here on, every further layer is searched from its root.
@@ -107,38 +101,23 @@ impl Lookup<'_> {
             layer += 1;
         }
         if !parts.is_empty() {
-            return Ok(Found::Directory {
-                parts,
-                next: search.next,
-            });
+            return Ok(Found::Directory { parts, next: search.next });
         }
-        Ok(Found::Nothing {
-            stopped: matches!(search.next, Next::Stopped),
-        })
+        Ok(Found::Nothing { stopped: matches!(search.next, Next::Stopped) })
     }
 
     /// Opens a directory of a layer.
     pub(super) fn open(&self, part: &Part) -> Result<OwnedFd> {
         let (layer, root) = self.layers[part.layer];
         open_path(root, &part.path).map_err(|source| match source {
-            Errno::NAMETOOLONG => self.unfoldable(
-                part.layer,
-                &part.path,
-                "a path longer than the kernel takes",
-            ),
-            source => Error::io(
-                "open",
-                PathBuf::from(format!("layer {layer}")).join(path_of(&part.path)),
-            )(source),
+            Errno::NAMETOOLONG => self.unfoldable(part.layer, &part.path, "a path longer than the kernel takes"),
+            source => Error::io("open", PathBuf::from(format!("layer {layer}")).join(path_of(&part.path)))(source),
         })
     }
 
     /// Walks an absolute path in one layer. Redirects on the way change the rest of the search, not of this walk.
     fn walk(&self, layer: usize, path: &[u8], search: &mut Search) -> Result<Option<Part>> {
-        let mut at = Part {
-            layer,
-            path: Vec::new(),
-        };
+        let mut at = Part { layer, path: Vec::new() };
         let mut directory = self.open(&at)?;
         // What the search is for in the layers below: rewritten as the walk meets redirects.
         let components: Vec<&[u8]> = path.split(|&b| b == b'/').collect();
@@ -165,17 +144,8 @@ impl Lookup<'_> {
         search: &mut Search,
     ) -> Result<Single> {
         let last = rest.is_empty();
-        let failed = |e| {
-            Error::io(
-                "look up",
-                self.shown(parent.layer, &join(&parent.path, name)),
-            )(e)
-        };
-        let stat = match statat(
-            directory,
-            OsStr::from_bytes(name),
-            AtFlags::SYMLINK_NOFOLLOW,
-        ) {
+        let failed = |e| Error::io("look up", self.shown(parent.layer, &join(&parent.path, name)))(e);
+        let stat = match statat(directory, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT | Errno::NAMETOOLONG) => return Ok(Single::Absent),
             Err(e) => return Err(failed(e)),
@@ -187,29 +157,18 @@ impl Lookup<'_> {
         }
         if file_type != FileType::Directory {
             search.next = Next::Stopped;
-            return Ok(if search.is_dir || !last {
-                Single::Absent
-            } else {
-                Single::File
-            });
+            return Ok(if search.is_dir || !last { Single::Absent } else { Single::File });
         }
         search.is_dir |= last;
         let path = join(&parent.path, name);
         let fd = open_path(directory, name).map_err(failed)?;
-        match tree::get_xattr(&fd, c"trusted.overlay.opaque")
-            .map_err(failed)?
-            .as_deref()
-        {
+        match tree::get_xattr(&fd, c"trusted.overlay.opaque").map_err(failed)?.as_deref() {
             Some(b"y") => {
                 search.next = Next::Stopped;
                 return Ok(Single::Directory);
             }
             Some(b"x") => {
-                return Err(self.unfoldable(
-                    parent.layer,
-                    &path,
-                    "whiteouts in the form of attributes",
-                ));
+                return Err(self.unfoldable(parent.layer, &path, "whiteouts in the form of attributes"));
             }
             _ => {}
         }
@@ -221,11 +180,7 @@ impl Lookup<'_> {
     }
 
     pub(super) fn unfoldable(&self, layer: usize, path: &[u8], reason: &'static str) -> Error {
-        Error::Unfoldable {
-            layer: self.layers[layer].0,
-            path: path_of(path),
-            reason,
-        }
+        Error::Unfoldable { layer: self.layers[layer].0, path: path_of(path), reason }
     }
 
     fn shown(&self, layer: usize, path: &[u8]) -> PathBuf {
@@ -238,10 +193,7 @@ impl Search {
     fn redirect(&mut self, redirect: &[u8], rest: &[&[u8]]) -> Option<()> {
         let absolute = redirect.strip_prefix(b"/");
         let components = absolute.unwrap_or(redirect).split(|&b| b == b'/');
-        if components
-            .clone()
-            .any(|c| c.is_empty() || c == b"." || c == b"..")
-        {
+        if components.clone().any(|c| c.is_empty() || c == b"." || c == b"..") {
             return None;
         }
         let mut path = match (absolute, &self.next) {
@@ -272,11 +224,7 @@ impl Search {
 
 /// A path and a name below it; the empty path is the root.
 pub(super) fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
-    if path.is_empty() {
-        name.to_vec()
-    } else {
-        [path, b"/", name].concat()
-    }
+    if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
 }
 
 /// For messages: a path, cut when absurdly long.
