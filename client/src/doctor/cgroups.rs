@@ -5,7 +5,7 @@ use std::path::Path;
 
 use duet_container::cgroup::{Controller, Layout, LayoutMode, Place};
 
-use super::Check;
+use super::{Check, said};
 
 pub(super) fn checks(root: bool) -> Vec<Check> {
     const NAME: &str = "cgroups";
@@ -14,7 +14,7 @@ pub(super) fn checks(root: bool) -> Vec<Check> {
         Err(error) => {
             return vec![Check::fail(
                 NAME,
-                format!("no cgroup2 tree can be used: {error}"),
+                format!("no cgroup2 tree can be used: {}", said(error)),
                 "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified\n\
                  (or boot with systemd, which mounts it)",
             )];
@@ -64,7 +64,7 @@ fn freeze_and_kill(unified: &Path) -> Check {
     if let Err(error) = fs::create_dir(&group) {
         return Check::fail(
             NAME,
-            format!("no group can be made in {}: {error}", unified.display()),
+            format!("no group can be made in {}: {}", unified.display(), said(error)),
             "mount the tree writable, and run on the host itself rather than in a container",
         );
     }
@@ -76,7 +76,11 @@ fn freeze_and_kill(unified: &Path) -> Check {
         ([], Ok(())) => Check::ok(NAME, format!("groups in {} can be frozen and killed", unified.display())),
         ([], Err(error)) => {
             let mend = format!("rmdir {}", group.display());
-            Check::warn(NAME, format!("the group {} could not be removed again: {error}", group.display()), mend)
+            Check::warn(
+                NAME,
+                format!("the group {} could not be removed again: {}", group.display(), said(error)),
+                mend,
+            )
         }
         (files, _) => {
             Check::fail(NAME, format!("the kernel has no {}", files.join(", ")), "use a kernel of 5.14 or later")

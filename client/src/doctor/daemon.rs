@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::programs::{find, is_program};
-use super::{Check, Options};
+use super::{Check, Options, said};
 
 /// How long the daemon may take to answer.
 const PATIENCE: Duration = Duration::from_millis(700);
@@ -38,7 +38,7 @@ fn api(socket: &Path) -> Check {
                 format!("does not answer on {} within {} ms", socket.display(), PATIENCE.as_millis()),
                 "look at its log (journalctl -u duetd), then systemctl restart duetd; instances go on running",
             ),
-            _ => Check::fail(NAME, format!("cannot be asked on {}: {error}", socket.display()), START),
+            _ => Check::fail(NAME, format!("cannot be asked on {}: {}", socket.display(), said(error)), START),
         },
     }
 }

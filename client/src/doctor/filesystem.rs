@@ -2,15 +2,15 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use duet_container::rootfs::{RootError, RootSource, open_detached};
+use duet_container::rootfs::{RootSource, open_detached};
 use rustix::fs::{Mode, OFlags, StatVfs};
 use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
 
-use super::{Check, Options, ids};
+use super::{Check, Options, ids, said};
 
 const FILESYSTEMS: &str = "put DUET_DIR on ext4, xfs or btrfs";
 
@@ -20,67 +20,85 @@ fn existing(dir: &Path) -> &Path {
 }
 
 pub(super) fn checks(options: &Options) -> Vec<Check> {
-    const NAME: &str = "overlay";
+    const SHIFTED: &str = "idmapped mounts";
+    const OVERLAY: &str = "overlay";
     let dir = existing(&options.dir);
-    let kind = kind(dir);
-    match try_overlay(dir) {
-        Ok(()) => vec![Check::ok(NAME, format!("layers with shifted ids were stacked on {} ({kind})", dir.display()))],
-        Err(Trouble::Prepare(error)) => vec![Check::fail(
-            NAME,
-            format!("nothing can be written to {}: {error}", dir.display()),
-            "make it writable, or name another directory with DUET_DIR",
-        )],
-        Err(Trouble::Namespace(error)) => {
-            vec![Check::fail(NAME, format!("not tried, as a user namespace could not be made: {error}"), "see above")]
+    let place = format!("{} ({})", dir.display(), kind(dir));
+    let scratch = match Scratch::new(dir) {
+        Ok(scratch) => scratch,
+        Err(error) => {
+            return vec![Check::fail(
+                OVERLAY,
+                format!("nothing could be tried in {place}: {}", said(error)),
+                "make it writable, or name another directory with DUET_DIR",
+            )];
         }
-        Err(Trouble::Stack(RootError::Shift { source, .. })) => vec![Check::fail(
-            NAME,
-            format!("{kind} on {} takes no idmapped mounts: {source}", dir.display()),
-            FILESYSTEMS,
-        )],
-        Err(Trouble::Stack(error)) => vec![Check::fail(
-            NAME,
-            format!("stacking layers on {} ({kind}) failed: {error}", dir.display()),
+    };
+    if let Err(problem) = scratch.try_shifted() {
+        return vec![Check::fail(SHIFTED, format!("are not possible in {place}: {problem}"), FILESYSTEMS)];
+    }
+    let shifted = Check::ok(SHIFTED, format!("ids were shifted in {place}"));
+    let overlay = match scratch.try_overlay() {
+        Ok(()) => Check::ok(OVERLAY, format!("layers with shifted ids were stacked and written to in {place}")),
+        Err(problem) => Check::fail(
+            OVERLAY,
+            format!("layers could not be stacked in {place}: {problem}"),
             format!("{FILESYSTEMS}, with a kernel of 5.19 or later that has overlayfs (modprobe overlay)"),
-        )],
-        Err(Trouble::Wrong(what)) => {
-            vec![Check::fail(NAME, format!("{kind} on {}: {what}", dir.display()), FILESYSTEMS)]
+        ),
+    };
+    vec![shifted, overlay]
+}
+
+/// A directory for trying, with a lower layer of one file, and a user namespace to shift ids by. It is removed when
+/// this is dropped.
+struct Scratch {
+    dir: tempfile::TempDir,
+    userns: ids::UserNamespace,
+}
+
+impl Scratch {
+    fn new(dir: &Path) -> io::Result<Self> {
+        let dir = tempfile::Builder::new().prefix(".duet-doctor-").tempdir_in(dir)?;
+        for name in ["lower", "upper", "work"] {
+            fs::create_dir(dir.path().join(name))?;
+        }
+        fs::write(dir.path().join("lower/file"), "lower")?;
+        Ok(Self { dir, userns: ids::UserNamespace::new()? })
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Shifts the ids of a directory and looks whether its file belongs to the container's root.
+    fn try_shifted(&self) -> Result<(), String> {
+        let root = self.open(&RootSource::Directory { path: self.at("lower") })?;
+        let file = rustix::fs::openat(&root, "file", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(said)?;
+        let owner = fs::File::from(file).metadata().map_err(said)?.uid();
+        match owner == ids::base() {
+            true => Ok(()),
+            false => Err(format!("a file of root's belongs to {owner} instead of {}", ids::base())),
         }
     }
-}
 
-enum Trouble {
-    Prepare(io::Error),
-    Namespace(io::Error),
-    Stack(RootError),
-    Wrong(String),
-}
-
-/// Does what starting a container does: stacks a layer with one file under an empty one, both shifted, looks at the
-/// file's owner and writes to it, so that it is copied up.
-fn try_overlay(dir: &Path) -> Result<(), Trouble> {
-    let scratch = tempfile::Builder::new().prefix(".duet-doctor-").tempdir_in(dir).map_err(Trouble::Prepare)?;
-    let at = |name: &str| scratch.path().join(name);
-    for name in ["lower", "upper", "work"] {
-        fs::create_dir(at(name)).map_err(Trouble::Prepare)?;
+    /// Does what starting a container does: stacks a layer under an empty one, both shifted, and writes to the file
+    /// of the lower one, so that it is copied up.
+    fn try_overlay(&self) -> Result<(), String> {
+        let (upper, work) = (self.at("upper"), self.at("work"));
+        let root =
+            self.open(&RootSource::Overlay { lower: vec![self.at("lower")], upper: Some(upper), work: Some(work) })?;
+        let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&root, "file", flags, Mode::empty()).map_err(said)?;
+        fs::File::from(file).write_all(b"upper").map_err(said)?;
+        drop(root);
+        match fs::read_to_string(self.at("upper/file")) {
+            Ok(text) if text == "upper" => Ok(()),
+            _ => Err("what was written did not arrive in the upper layer".to_owned()),
+        }
     }
-    fs::write(at("lower/file"), "lower").map_err(Trouble::Prepare)?;
-    let userns = ids::UserNamespace::new().map_err(Trouble::Namespace)?;
-    let source = RootSource::Overlay { lower: vec![at("lower")], upper: Some(at("upper")), work: Some(at("work")) };
-    let root =
-        as_container_root(|| open_detached(&source, Some(userns.as_fd()), false, false)).map_err(Trouble::Stack)?;
 
-    let open = rustix::fs::openat(&root, "file", OFlags::RDWR | OFlags::TRUNC | OFlags::CLOEXEC, Mode::empty());
-    let mut file = fs::File::from(open.map_err(|e| Trouble::Wrong(format!("a file could not be copied up: {e}")))?);
-    let owner = file.metadata().map_err(Trouble::Prepare)?.uid();
-    if owner != ids::base() {
-        return Err(Trouble::Wrong(format!("a file of root's belongs to {owner} instead of {}", ids::base())));
-    }
-    file.write_all(b"upper").map_err(Trouble::Prepare)?;
-    drop((file, root));
-    match fs::read_to_string(at("upper/file")) {
-        Ok(text) if text == "upper" => scratch.close().map_err(Trouble::Prepare),
-        _ => Err(Trouble::Wrong("what was written did not arrive in the upper layer".to_owned())),
+    fn open(&self, source: &RootSource) -> Result<OwnedFd, String> {
+        as_container_root(|| open_detached(source, Some(self.userns.as_fd()), false, false)).map_err(said)
     }
 }
 
@@ -126,7 +144,7 @@ pub(super) fn space(options: &Options) -> Vec<Check> {
         Ok(stat) => stat,
         Err(error) => {
             let mend = "name another directory with DUET_DIR";
-            return vec![Check::fail(NAME, format!("{} cannot be looked at: {error}", dir.display()), mend)];
+            return vec![Check::fail(NAME, format!("{} cannot be looked at: {}", dir.display(), said(error)), mend)];
         }
     };
     let free = free_bytes(&stat);

@@ -21,7 +21,7 @@ pub(super) fn checks(bridge: &str) -> Vec<Check> {
     };
     findings.extend(legacy(bridge));
     if findings.is_empty() {
-        return vec![Check::ok(NAME, format!("no other rules stand between {bridge} and the network"))];
+        return vec![Check::ok(NAME, format!("nothing of Docker, ufw, firewalld or others cuts {bridge} off"))];
     }
     findings.iter().map(|finding| finding.check(bridge)).collect()
 }

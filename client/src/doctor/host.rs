@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::{Check, read};
+use super::{Check, read, said};
 
 pub(super) fn checks() -> Vec<Check> {
     vec![inotify(), keyrings(), apparmor(), kvm()]
@@ -72,9 +72,10 @@ fn kvm() -> Check {
         Ok(version) => {
             Check::ok(NAME, format!("/dev/kvm has the unknown API {version}; Duet does not serve virtual machines yet"))
         }
-        Err(error) => {
-            Check::ok(NAME, format!("/dev/kvm cannot be used ({error}); Duet does not serve virtual machines yet"))
-        }
+        Err(error) => Check::ok(
+            NAME,
+            format!("/dev/kvm cannot be used ({}); Duet does not serve virtual machines yet", said(error)),
+        ),
     }
 }
 

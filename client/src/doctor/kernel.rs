@@ -4,7 +4,7 @@ use duet_sys::seccomp::{self, Instruction};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::process::PidfdFlags;
 
-use super::{Check, ids, read};
+use super::{Check, ids, read, said};
 
 /// The oldest kernel with all that is needed: idmapped overlay layers came with 5.19.
 const UPGRADE: &str = "use a kernel of 5.19 or later (Debian 12 and Ubuntu 24.04 have one)";
@@ -26,7 +26,7 @@ fn version() -> Check {
 fn pidfd() -> Check {
     match rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()) {
         Ok(_) => Check::ok("pidfd", "processes can be followed without mistaking one for another"),
-        Err(error) => Check::fail("pidfd", format!("pidfd_open failed: {error}"), UPGRADE),
+        Err(error) => Check::fail("pidfd", format!("pidfd_open failed: {}", said(error)), UPGRADE),
     }
 }
 
@@ -36,7 +36,7 @@ fn openat2() -> Check {
         .and_then(|root| rustix::fs::openat2(&root, "../proc", flags, Mode::empty(), ResolveFlags::IN_ROOT));
     match tried {
         Ok(_) => Check::ok("openat2", "paths can be kept inside an instance's root"),
-        Err(error) => Check::fail("openat2", format!("openat2 failed: {error}"), UPGRADE),
+        Err(error) => Check::fail("openat2", format!("openat2 failed: {}", said(error)), UPGRADE),
     }
 }
 
@@ -51,7 +51,7 @@ fn seccomp_filter() -> Check {
         Ok(()) => Check::ok("seccomp", "a system call filter was installed"),
         Err(error) => Check::fail(
             "seccomp",
-            format!("installing a system call filter failed: {error}"),
+            format!("installing a system call filter failed: {}", said(error)),
             "use a kernel with CONFIG_SECCOMP_FILTER, and run on the host itself rather than in a container",
         ),
     }
@@ -66,7 +66,7 @@ fn user_namespace() -> Check {
                 Some("0") => "sysctl -w user.max_user_namespaces=15000",
                 _ => "use a kernel with CONFIG_USER_NS, and run on the host itself rather than in a container",
             };
-            Check::fail(NAME, format!("making one failed: {error}"), mend)
+            Check::fail(NAME, format!("making one failed: {}", said(error)), mend)
         }
     }
 }

@@ -9,7 +9,7 @@ use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::thread::UnshareFlags;
 
-use super::{Check, programs, read};
+use super::{Check, programs, read, said};
 
 pub(super) fn checks(root: bool) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -30,7 +30,7 @@ fn in_own_namespace() -> Vec<Check> {
             Ok(()) => vec![links(), rules()],
             Err(error) => vec![Check::fail(
                 "network namespaces",
-                format!("making one failed: {error}"),
+                format!("making one failed: {}", said(error)),
                 "use a kernel with CONFIG_NET_NS, and run on the host itself rather than in a container",
             )],
         }
@@ -44,7 +44,7 @@ fn links() -> Check {
         if let Err(error) = make_link(kind) {
             return Check::fail(
                 NAME,
-                format!("making a link of type {kind} failed: {error}"),
+                format!("making a link of type {kind} failed: {}", said(error)),
                 format!("modprobe {kind}, or use a kernel that has it"),
             );
         }
@@ -125,7 +125,9 @@ fn rules() -> Check {
             "use a kernel with nf_tables, nft_masq and nft_reject_inet (modprobe nft_masq shows what \
                 is missing)",
         ),
-        Err(error) => Check::fail(NAME, format!("{} does not run: {error}", program.display()), "apt install nftables"),
+        Err(error) => {
+            Check::fail(NAME, format!("{} does not run: {}", program.display(), said(error)), "apt install nftables")
+        }
     }
 }
 

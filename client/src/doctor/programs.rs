@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use super::Check;
+use super::{Check, said};
 
 /// Where a program is: on PATH, or in the places for administration that PATH often leaves out.
 pub(super) fn find(name: &str) -> Option<PathBuf> {
@@ -35,6 +35,6 @@ fn dnsmasq() -> Check {
             Check::ok(NAME, format!("{version} at {}", program.display()))
         }
         Ok(output) => Check::fail(NAME, format!("{} does not run: {}", program.display(), output.status), INSTALL),
-        Err(error) => Check::fail(NAME, format!("{} does not run: {error}", program.display()), INSTALL),
+        Err(error) => Check::fail(NAME, format!("{} does not run: {}", program.display(), said(error)), INSTALL),
     }
 }
