@@ -1,6 +1,6 @@
 //! Where the cgroup trees of this host are, and which controller is in which.
 //!
-//! Read once from `/proc/self/mountinfo` of the calling process, so that a process in a mount namespace of its own sees
+//! Read once from the calling thread's `mountinfo`, so that one in a mount namespace of its own sees
 //! the trees that are mounted there, wherever they are and whatever part of them was bound.
 
 use std::fmt;
@@ -91,12 +91,12 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Finds the trees that the calling process sees.
+    /// Finds the trees that the calling thread sees.
     ///
     /// # Errors
     /// [`CgroupError::NoUnified`] when no cgroup2 tree is mounted; otherwise what reading failed with.
     pub fn detect() -> Result<Self> {
-        let path = Path::new("/proc/self/mountinfo");
+        let path = Path::new("/proc/thread-self/mountinfo");
         let table = std::fs::read_to_string(path)
             .map_err(|error| CgroupError::io("read", path, Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
         Self::from_mounts(&parse_mountinfo(&table))

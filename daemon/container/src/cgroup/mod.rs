@@ -46,14 +46,13 @@ pub use error::{CgroupError, Result};
 pub use layout::{Controller, Layout, Mode as LayoutMode, Place};
 pub use limits::{CpuAllowance, Limits, MemoryLimit, Swap};
 
+use crate::spec::{CgroupDir, CgroupKind};
+
 /// The directory, below the container's own, that the container is given.
 const PAYLOAD: &str = "payload";
 
-/// A leaf for processes that enter a running container whose init has handed controllers on to its own children.
-///
-/// cgroup2 allows no process in a group that distributes controllers ("no internal process constraint"), and that is what
-/// a systemd does to the payload group.
-const EXEC_LEAF: &str = "payload/.duet-exec";
+/// A leaf of the payload group, for processes that enter a running container whose init hands controllers on.
+const EXEC_LEAF: &str = ".duet-exec";
 
 /// How long [`Cgroup::create`] waits for an empty leftover of the same name to go.
 const LEFTOVER_DEADLINE: Duration = Duration::from_secs(5);
@@ -175,21 +174,20 @@ impl Cgroup {
         io::open_dir(&self.unified().join(PAYLOAD))
     }
 
-    /// The group for a process that enters the running container: the payload while that may hold processes, else a leaf
-    /// in it, made on demand and given to `owner` (host ids of container root) so that its init may move and remove it.
+    /// The directories that the container's processes join, as its specification lists them.
+    #[must_use]
+    pub fn joined(&self) -> Vec<CgroupDir> {
+        let v1 = self.layout.v1_roots().map(|root| CgroupDir { path: root.join(&self.name), kind: CgroupKind::V1 });
+        let payload = CgroupDir { path: self.unified().join(PAYLOAD), kind: CgroupKind::V2 };
+        v1.chain([payload]).collect()
+    }
+
+    /// See [`exec_group`].
     ///
     /// # Errors
     /// What the kernel said.
     pub fn exec_fd(&self, owner: (u32, u32)) -> Result<OwnedFd> {
-        let payload = self.unified().join(PAYLOAD);
-        if io::read(&payload.join("cgroup.subtree_control"))?.trim().is_empty() {
-            return io::open_dir(&payload);
-        }
-        let leaf = self.unified().join(EXEC_LEAF);
-        if io::make_dir(&leaf)? {
-            self.give(&leaf, owner)?;
-        }
-        io::open_dir(&leaf)
+        exec_group(&self.unified().join(PAYLOAD), owner)
     }
 
     /// The `tasks` files of the version 1 hierarchies, open for writing: a new member writes `0` into each.
@@ -308,24 +306,44 @@ impl Cgroup {
         if owner == (0, 0) {
             return Ok(());
         }
-        self.give(&self.unified().join(PAYLOAD), owner)
-    }
-
-    /// Hands a cgroup2 directory to `owner`: the directory and the files that the kernel lists as safe to delegate.
-    fn give(&self, dir: &Path, owner: (u32, u32)) -> Result<()> {
-        io::chown(dir, owner)?;
-        for file in self.layout.delegated_files() {
-            match io::chown(&dir.join(file), owner) {
-                Err(error) if error.errno() == Some(Errno::NOENT) => {}
-                other => other?,
-            }
-        }
-        Ok(())
+        give(&self.unified().join(PAYLOAD), owner, self.layout.delegated_files())
     }
 
     fn slice(&self) -> &str {
         self.name.split_once('/').map_or(self.name.as_str(), |(slice, _)| slice)
     }
+}
+
+/// The group for a process that enters the running container whose payload group is the directory `payload`.
+///
+/// It is the payload itself while that may hold processes. cgroup2 allows none in a group that distributes controllers (the
+/// "no internal process constraint"), and distributing is what a systemd in the container does; then it is a leaf in it,
+/// made on demand and given to `owner` (host ids of container root), so that the container's init may move what is in there
+/// and remove it.
+///
+/// # Errors
+/// What the kernel said.
+pub fn exec_group(payload: &Path, owner: (u32, u32)) -> Result<OwnedFd> {
+    if io::read(&payload.join("cgroup.subtree_control"))?.trim().is_empty() {
+        return io::open_dir(payload);
+    }
+    let leaf = payload.join(EXEC_LEAF);
+    if io::make_dir(&leaf)? {
+        give(&leaf, owner, ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"])?;
+    }
+    io::open_dir(&leaf)
+}
+
+/// Hands a cgroup2 directory to `owner`: the directory and those of the files that it has.
+fn give<'a>(dir: &Path, owner: (u32, u32), files: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    io::chown(dir, owner)?;
+    for file in files {
+        match io::chown(&dir.join(file), owner) {
+            Err(error) if error.errno() == Some(Errno::NOENT) => {}
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// Accepts `<slice>/<instance>`: two plain components, the first beginning with `duet`.
