@@ -1,5 +1,6 @@
 //! Images.
 mod acl;
+pub mod compress;
 mod decompress;
 pub mod entry;
 pub mod error;
@@ -8,15 +9,20 @@ pub mod format;
 pub mod limits;
 pub mod metadata;
 pub mod observe;
+pub mod pack;
 pub mod squashfs;
 pub mod tar;
+pub mod template;
 mod tree;
 pub mod unpack;
+pub use compress::Compress;
 pub use error::{ImageError, Result};
 pub use fingerprint::{HashingWriter, fingerprint, is_fingerprint};
 pub use format::{Compression, ImageFormat, detect_file};
 pub use limits::Limits;
 pub use metadata::{Metadata, TemplateSpec, TemplateTrigger};
 pub use observe::{Observer, Phase, Progress};
+pub use pack::{PackSource, Packed, pack, pack_split, read_templates};
+pub use template::{RenderedFile, TemplateContext, apply_templates};
 pub use tree::TreeStats;
 pub use unpack::{ImageFiles, UnpackOptions, Unpacked, read_metadata, unpack};

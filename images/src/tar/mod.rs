@@ -11,6 +11,7 @@ mod sparse;
 mod writer;
 
 pub use reader::{TarEntry, TarReader};
+pub use sparse::Segment;
 pub(crate) use writer::TarWriter;
 
 /// Size of a header and unit of padding, in bytes.

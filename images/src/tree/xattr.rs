@@ -2,11 +2,11 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use rustix::fs::{Mode, OFlags, XattrFlags, fsetxattr, openat, setxattr};
-use rustix::io::Result;
+use rustix::fs::{Mode, OFlags, XattrFlags, fgetxattr, flistxattr, fsetxattr, getxattr, listxattr, openat, setxattr};
+use rustix::io::{Errno, Result};
 
 use crate::acl;
-use crate::entry::Attributes;
+use crate::entry::{Attributes, Xattr};
 
 /// Whether an image keeps this attribute on this kind of file.
 ///
@@ -60,4 +60,48 @@ pub(super) fn set_on_node(parent: BorrowedFd<'_>, name: &[u8], attributes: &Attr
 pub(super) fn set_by_path_fd(node: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> Result<()> {
     let path = format!("/proc/self/fd/{}", node.as_raw_fd());
     setxattr(path.as_str(), name, value, XattrFlags::empty())
+}
+
+/// Reads the ones that an image keeps, in order of their names. An `O_PATH` descriptor will do for what is neither file
+/// nor directory.
+pub(crate) fn read_xattrs(fd: BorrowedFd<'_>, file: bool, directory: bool, link: bool) -> Result<Vec<Xattr>> {
+    let node = (!file && !directory).then(|| format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let list = |buffer: &mut [u8]| match &node {
+        Some(path) => listxattr(path.as_str(), buffer),
+        None => flistxattr(fd, buffer),
+    };
+    let get = |name: &[u8], buffer: &mut [u8]| match &node {
+        Some(path) => getxattr(path.as_str(), name, buffer),
+        None => fgetxattr(fd, name, buffer),
+    };
+    let names = match grown(list) {
+        // The file system has none.
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut kept = Vec::new();
+    for name in names.split(|b| *b == 0).filter(|n| is_kept(n, file, directory, link)) {
+        match grown(|buffer| get(name, buffer)) {
+            Ok(value) => kept.push((name.to_vec(), value)),
+            Err(Errno::NODATA) => {} // removed since
+            Err(e) => return Err(e),
+        }
+    }
+    kept.sort();
+    Ok(kept)
+}
+
+/// Calls with ever larger buffers, up to what the kernel allows (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`: 64 KiB).
+fn grown(call: impl Fn(&mut [u8]) -> Result<usize>) -> Result<Vec<u8>> {
+    let mut buffer = vec![0; 256];
+    loop {
+        match call(&mut buffer) {
+            Ok(n) => {
+                buffer.truncate(n);
+                return Ok(buffer);
+            }
+            Err(Errno::RANGE) if buffer.len() < 64 << 10 => buffer.resize(64 << 10, 0),
+            Err(e) => return Err(e),
+        }
+    }
 }
