@@ -14,8 +14,8 @@
 //! Both kinds of messages come through one queue and in the kernel's order, so each is applied to the model as it comes,
 //! and to the model that a running dump is building too: a change that the kernel queued before a part of the dump is
 //! contained in that part, one that it queued after is newer than it. Replies are told from notifications by port and
-//! sequence number. A dump that the kernel marks as inconsistent, and a queue that overflowed (ENOBUFS), are answered
-//! by another dump.
+//! sequence number. A dump that the kernel marks as inconsistent, and a queue that overflowed (ENOBUFS) and was
+//! emptied, are answered by another dump.
 //!
 //! The container is not trusted. Its root may send netlink messages to our port, so only what comes from port 0, the
 //! kernel, is read. It may flood us with changes, so after each batch the task rests a little and lets the queue
@@ -200,6 +200,7 @@ impl NetnsWatcher {
             waiting: Vec::new(),
             dump: None,
             stale: true,
+            overflowed: false,
             settled: false,
         };
         Ok(NetnsWatcher { states, requests, task: tokio::spawn(watch.run()) })
@@ -245,6 +246,9 @@ struct Watch {
     dump: Option<Dump>,
     /// The model may have missed something.
     stale: bool,
+    /// The queue overflowed and was not empty since. The kernel says so once and then drops all notifications until it
+    /// is (NETLINK_S_CONGESTED in net/netlink/af_netlink.c), so a dump would be of no use before.
+    overflowed: bool,
     /// A first dump is in, so that the model is worth publishing.
     settled: bool,
 }
@@ -260,7 +264,7 @@ impl Watch {
     }
 
     async fn step(&mut self) -> io::Result<()> {
-        if self.dump.is_none() && (self.stale || !self.waiting.is_empty()) {
+        if self.dump.is_none() && !self.overflowed && (self.stale || !self.waiting.is_empty()) {
             self.start_dump()?;
         }
         let socket = Arc::clone(&self.socket);
@@ -316,12 +320,13 @@ impl Watch {
                 Ok(Ok(Some(from))) if from.pid() == 0 => self.read(&buffer)?,
                 Ok(Ok(_)) => {}
                 Ok(Err(e)) if e.raw_os_error() == Some(libc::ENOBUFS) => {
-                    self.stale = true;
+                    self.overflowed = true;
                     break;
                 }
                 Ok(Err(e)) if e.kind() == io::ErrorKind::Interrupted => {}
                 Ok(Err(e)) => return Err(e),
                 Err(_would_block) => {
+                    self.stale |= std::mem::take(&mut self.overflowed);
                     rest = false;
                     break;
                 }
@@ -372,7 +377,7 @@ impl Watch {
                     return Err(error);
                 }
             }
-            NetlinkPayload::Overrun(_) => self.stale = true,
+            NetlinkPayload::Overrun(_) => self.overflowed = true,
             _ => {}
         }
         Ok(())
