@@ -1,0 +1,66 @@
+//! Completion of names that only the daemon knows.
+//!
+//! The shell runs `duet` itself for it (see `duet completion`). A daemon that does not answer leaves the user with no
+//! suggestions; nothing is printed.
+
+use std::path::PathBuf;
+
+use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
+use serde_json::Value;
+
+use crate::http::default_directory;
+use crate::{Client, Url};
+
+/// Instances' names.
+pub(crate) fn instances() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| names("instances"))
+}
+
+/// Profiles' names.
+pub(crate) fn profiles() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| names("profiles"))
+}
+
+/// Networks' names.
+pub(crate) fn networks() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| names("networks"))
+}
+
+/// Storage pools' names.
+pub(crate) fn pools() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| names("storage-pools"))
+}
+
+/// Images' aliases.
+pub(crate) fn images() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let url = Url::new(&["1.0", "images", "aliases"]).query("recursion", "1");
+        candidates(ask(url), |alias| alias.get("name")?.as_str())
+    })
+}
+
+/// What can be built.
+pub(crate) fn recipes() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| RECIPES.iter().map(CompletionCandidate::new).collect())
+}
+
+/// The recipes that come with Duet.
+const RECIPES: [&str; 5] = ["debian/13", "debian/12", "ubuntu/24.04", "ubuntu/22.04", "busybox"];
+
+fn names(collection: &str) -> Vec<CompletionCandidate> {
+    // The last part of "/1.0/instances/c1".
+    candidates(ask(Url::new(&["1.0", collection])), |url| url.as_str()?.rsplit('/').next())
+}
+
+fn candidates(values: Vec<Value>, name: fn(&Value) -> Option<&str>) -> Vec<CompletionCandidate> {
+    values.iter().filter_map(name).map(CompletionCandidate::new).collect()
+}
+
+fn ask(url: Url) -> Vec<Value> {
+    let socket = std::env::var_os("DUET_SOCKET").map(PathBuf::from).unwrap_or_else(|| {
+        let directory = std::env::var_os("DUET_DIR").map(PathBuf::from);
+        directory.unwrap_or_else(|| default_directory().to_owned()).join("unix.socket")
+    });
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
+    runtime.block_on(Client::new(socket).get(&url)).unwrap_or_default()
+}

@@ -1,0 +1,217 @@
+//! `duet storage`.
+
+use std::collections::BTreeMap;
+
+use anyhow::bail;
+use clap::Subcommand;
+use serde::Serialize;
+
+use super::context::Context;
+use super::editor::edit_object;
+use super::output::{Format, Table, bytes_iec, from_yaml, print, print_line, print_list, to_yaml};
+use super::parse::{assignments, key_value, required_name};
+use crate::Url;
+use crate::api::{StoragePool, StoragePoolPut, StoragePoolResources, StoragePoolsPost};
+
+/// Storage pools
+#[derive(Debug, Subcommand)]
+pub(crate) enum Storage {
+    /// Create a pool, from YAML on standard input if that is not a terminal
+    Create {
+        /// Its name
+        pool: String,
+        /// Its driver, such as overlay
+        driver: String,
+        /// Its keys
+        #[arg(value_name = "KEY=VALUE", value_parser = key_value)]
+        config: Vec<(String, String)>,
+        /// Words for people
+        #[arg(long)]
+        description: Option<String>,
+    },
+    /// Delete pools
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// The pools
+        #[arg(required = true, value_name = "POOL", add = super::complete::pools())]
+        pools: Vec<String>,
+    },
+    /// Edit a pool as YAML
+    Edit {
+        /// The pool
+        #[arg(add = super::complete::pools())]
+        pool: String,
+    },
+    /// Show a pool's key
+    Get {
+        /// The pool
+        #[arg(add = super::complete::pools())]
+        pool: String,
+        /// The key
+        key: String,
+    },
+    /// Show how full a pool is and who uses it
+    Info {
+        /// The pool
+        #[arg(add = super::complete::pools())]
+        pool: String,
+        /// Exact bytes
+        #[arg(long)]
+        bytes: bool,
+    },
+    /// List pools
+    #[command(visible_alias = "ls")]
+    List {
+        /// table, compact, csv, json or yaml
+        #[arg(short, long, default_value = "table")]
+        format: Format,
+    },
+    /// Set a pool's keys
+    Set {
+        /// The pool
+        #[arg(add = super::complete::pools())]
+        pool: String,
+        /// The keys
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        config: Vec<String>,
+    },
+    /// Show a pool as YAML
+    Show {
+        /// The pool
+        #[arg(add = super::complete::pools())]
+        pool: String,
+    },
+    /// Remove a pool's key
+    Unset {
+        /// The pool
+        #[arg(add = super::complete::pools())]
+        pool: String,
+        /// The key
+        key: String,
+    },
+}
+
+fn url(name: &str) -> anyhow::Result<Url> {
+    Ok(Url::new(&["1.0", "storage-pools", required_name(name, "pool")?]))
+}
+
+async fn read(context: &Context, name: &str) -> anyhow::Result<(StoragePool, Option<String>)> {
+    Ok(context.client.get_with_etag(&url(name)?).await?)
+}
+
+async fn write(context: &Context, name: &str, put: &StoragePoolPut, etag: Option<&str>) -> anyhow::Result<()> {
+    let outcome = context.client.put(&url(name)?, put, etag).await?;
+    context.finish(&format!("Changing {name}"), outcome).await?;
+    Ok(())
+}
+
+impl Storage {
+    /// Runs the command.
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        match self {
+            Self::Create { pool, driver, config, description } => {
+                let mut post: StoragePoolsPost = match super::launch::piped_input()? {
+                    Some(text) => from_yaml(&text)?,
+                    None => StoragePoolsPost::default(),
+                };
+                post.name = required_name(&pool, "pool")?.to_owned();
+                post.driver = driver;
+                post.config.extend(config);
+                if let Some(description) = description {
+                    post.description = description;
+                }
+                let outcome = context.client.post(&Url::new(&["1.0", "storage-pools"]), &post).await?;
+                context.finish(&format!("Creating {pool}"), outcome).await?;
+                context.remark(&format!("Storage pool {pool} created"));
+                Ok(())
+            }
+            Self::Delete { pools } => {
+                for name in &pools {
+                    let outcome = context.client.delete(&url(name)?).await?;
+                    context.finish(&format!("Deleting {name}"), outcome).await?;
+                    context.remark(&format!("Storage pool {name} deleted"));
+                }
+                Ok(())
+            }
+            Self::Edit { pool } => {
+                let (current, etag) = read(context, &pool).await?;
+                let put = StoragePoolPut { config: current.config, description: current.description };
+                let edited = edit_object(&format!("The storage pool {pool}."), &put)?;
+                write(context, &pool, &edited, etag.as_deref()).await
+            }
+            Self::Get { pool, key } => {
+                let (current, _) = read(context, &pool).await?;
+                print_line(current.config.get(&key).map_or("", String::as_str))
+            }
+            Self::Info { pool, bytes } => info(context, &pool, bytes).await,
+            Self::List { format } => list(context, &format).await,
+            Self::Set { pool, config } => {
+                let pairs = assignments(&config)?;
+                let (mut current, etag) = read(context, &pool).await?;
+                current.config.extend(pairs);
+                let put = StoragePoolPut { config: current.config, description: current.description };
+                write(context, &pool, &put, etag.as_deref()).await
+            }
+            Self::Show { pool } => print(&to_yaml(&read(context, &pool).await?.0)?),
+            Self::Unset { pool, key } => {
+                let (mut current, etag) = read(context, &pool).await?;
+                if current.config.remove(&key).is_none() {
+                    bail!("the storage pool {pool} has no key {key:?} set");
+                }
+                let put = StoragePoolPut { config: current.config, description: current.description };
+                write(context, &pool, &put, etag.as_deref()).await
+            }
+        }
+    }
+}
+
+async fn list(context: &Context, format: &Format) -> anyhow::Result<()> {
+    let url = Url::new(&["1.0", "storage-pools"]).query("recursion", "1");
+    let pools: Vec<StoragePool> = context.client.get(&url).await?;
+    print_list(format, &pools, || {
+        let mut table = Table::new(["NAME", "DRIVER", "DESCRIPTION", "USED BY", "STATE"]);
+        for pool in &pools {
+            table.row(vec![
+                pool.name.clone(),
+                pool.driver.clone(),
+                pool.description.clone(),
+                pool.used_by.len().to_string(),
+                pool.status.to_uppercase(),
+            ]);
+        }
+        table.sort();
+        table
+    })
+}
+
+/// What `storage info` prints.
+#[derive(Serialize)]
+struct Info {
+    info: BTreeMap<&'static str, String>,
+    #[serde(rename = "used by")]
+    used_by: BTreeMap<String, Vec<String>>,
+}
+
+async fn info(context: &Context, name: &str, bytes: bool) -> anyhow::Result<()> {
+    let (pool, _) = read(context, name).await?;
+    let url = Url::new(&["1.0", "storage-pools", &pool.name, "resources"]);
+    let resources: StoragePoolResources = context.client.get(&url).await?;
+    let size = |value: u64| if bytes { value.to_string() } else { bytes_iec(value) };
+    let info = BTreeMap::from([
+        ("description", pool.description),
+        ("driver", pool.driver),
+        ("name", pool.name),
+        ("space used", size(resources.space.used)),
+        ("total space", size(resources.space.total)),
+    ]);
+    let mut used_by: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for url in &pool.used_by {
+        // "/1.0/instances/c1"
+        let mut parts = url.trim_start_matches("/1.0/").splitn(2, '/');
+        if let (Some(kind), Some(name)) = (parts.next(), parts.next()) {
+            used_by.entry(kind.to_owned()).or_default().push(name.to_owned());
+        }
+    }
+    used_by.values_mut().for_each(|names| names.sort());
+    print(&to_yaml(&Info { info, used_by })?)
+}

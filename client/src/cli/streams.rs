@@ -1,0 +1,66 @@
+//! Moving bytes between a session's websockets and the user's standard streams.
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+
+use crate::api::SessionControl;
+use crate::http::WebSocket;
+
+/// The half that sends.
+pub(crate) type Sender = SplitSink<WebSocket, Message>;
+
+/// The half that receives.
+pub(crate) type Receiver = SplitStream<WebSocket>;
+
+/// Sends chunks as binary frames, and an empty text frame, which marks the end, after the last one. A daemon that no
+/// longer listens ends it early: the command has closed its input, or is gone.
+pub(crate) async fn send_all(mut sender: Sender, mut chunks: mpsc::Receiver<Bytes>) {
+    while let Some(chunk) = chunks.recv().await {
+        if sender.send(Message::Binary(chunk)).await.is_err() {
+            return;
+        }
+    }
+    let _ = sender.send(Message::Text("".into())).await;
+}
+
+/// Writes what comes until the end is marked or the websocket closes. Where the output cannot be written any more
+/// (its reader is gone), the rest is dropped so that the command is not held up.
+pub(crate) async fn receive_all<W>(mut receiver: Receiver, mut output: W) -> anyhow::Result<()>
+where
+    W: AsyncWrite + Unpin,
+{
+    let mut writable = true;
+    while let Some(message) = receiver.next().await {
+        match message {
+            Ok(Message::Binary(bytes)) if writable => {
+                let written = async {
+                    output.write_all(&bytes).await?;
+                    output.flush().await
+                };
+                writable = written.await.is_ok();
+            }
+            Ok(Message::Text(_) | Message::Close(_)) => break,
+            Ok(_) => {}
+            Err(WsError::ConnectionClosed | WsError::AlreadyClosed | WsError::Protocol(_)) => break,
+            Err(error) => return Err(error).context("the connection to the session broke"),
+        }
+    }
+    Ok(())
+}
+
+/// Sends a control message.
+pub(crate) async fn send_control(sender: &mut Sender, message: &SessionControl) -> anyhow::Result<()> {
+    let text = serde_json::to_string(message)?;
+    sender.send(Message::Text(text.into())).await.context("the session's control stream broke")
+}
+
+/// Answers the daemon's pings on a stream that carries nothing to us; never ends by itself.
+pub(crate) async fn drain(mut receiver: Receiver) -> std::convert::Infallible {
+    while let Some(Ok(_)) = receiver.next().await {}
+    std::future::pending().await
+}
