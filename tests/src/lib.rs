@@ -18,6 +18,7 @@
 //! `target/e2e-logs/<test>`.
 
 pub mod api;
+pub mod bench;
 pub mod cgroups;
 pub mod command;
 pub mod host;

@@ -7,11 +7,7 @@ use duet_tests::machine::{hold, watch};
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let mut next = |what: &str| {
-        arguments
-            .next()
-            .with_context(|| format!("{what} is missing"))
-    };
+    let mut next = |what: &str| arguments.next().with_context(|| format!("{what} is missing"));
     let mode = next("the mode")?;
     let name = next("the host's name")?;
     let folder = PathBuf::from(next("the host's folder")?);
