@@ -1,2 +1,40 @@
-//! bin
-fn main() {}
+//! `duetd`: the daemon's command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+/// Manages system containers on this host and serves the Incus API for them.
+#[derive(Parser)]
+#[command(name = "duetd", version)]
+struct Arguments {
+    /// Where the state is kept.
+    #[arg(long, env = "DUET_DIR", default_value = duetd::DEFAULT_DIR, value_name = "DIR")]
+    dir: PathBuf,
+    /// The group that may use the socket, beside root.
+    #[arg(long, env = "DUET_GROUP", default_value = "duet", value_name = "GROUP")]
+    group: String,
+    /// The monitor's program; by default the one beside this program.
+    #[arg(long, env = "DUET_MONITOR", value_name = "FILE")]
+    monitor: Option<PathBuf>,
+    /// Log every request and more.
+    #[arg(long, short)]
+    debug: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let level = if arguments.debug { "debug,hyper=info" } else { "info" };
+    let filter = EnvFilter::try_from_env("DUET_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let options = duetd::serve::Options { dir: arguments.dir, group: arguments.group, monitor: arguments.monitor };
+    match duetd::serve::run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -61,5 +61,8 @@ pub use made::{Made, Survey, Trash};
 pub use pool::{Activity, Pool, Taken};
 pub use value::{Fingerprint, LayerId, Object, References, Resources, RootSource, Snapshot, Usage, Volume};
 
+/// The drivers there are, by their names in the API.
+pub const DRIVER_NAMES: &[&str] = &["overlay"];
+
 /// The result of a storage operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -144,7 +144,9 @@ impl DeviceKind {
 }
 
 impl DeviceRule {
-    fn new(kind: DeviceKind, major: Option<u32>, minor: Option<u32>, access: &str) -> Self {
+    /// A rule from the letters that the kernel's own files use: `r`, `w`, `m` (mknod).
+    #[must_use]
+    pub fn new(kind: DeviceKind, major: Option<u32>, minor: Option<u32>, access: &str) -> Self {
         let has = |letter| access.contains(letter);
         Self { kind, major, minor, read: has('r'), write: has('w'), mknod: has('m') }
     }

@@ -192,7 +192,8 @@ impl Layout {
         io::read(Path::new("/sys/devices/system/cpu/online"))?.parse()
     }
 
-    pub(super) fn v1_roots(&self) -> impl Iterator<Item = &Path> {
+    /// The roots of the version 1 hierarchies that hold a controller of ours.
+    pub fn v1_roots(&self) -> impl Iterator<Item = &Path> {
         self.v1.iter().map(|(root, _)| root.as_path())
     }
 

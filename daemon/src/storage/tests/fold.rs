@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::super::driver::Driver;
 use super::super::overlay::Overlay;
 use super::super::{Activity, Error, LayerId, Snapshot};
-use super::model::{Change, apply, change, model};
+use super::model::{Change, apply, change, model, moving_change};
 use super::tree::capture;
 use super::{Fixture, cases, keep};
 
@@ -45,13 +45,21 @@ proptest! {
 
     #[test]
     fn any_run_of_layers_folds_to_the_same(layers in vec(vec(change(), 1..10), 2..6)) {
-        let fixture = Fixture::new();
-        let snapshot = chain(&fixture, &layers);
-        let depth = snapshot.lowers.len();
-        for start in 0..depth {
-            for end in start + 1..=depth {
-                check(&fixture, &snapshot, start..end);
-            }
+        check_all_runs(&layers);
+    }
+
+    #[test]
+    fn directories_moved_about_fold_to_the_same(layers in vec(vec(moving_change(), 1..5), 2..8)) {
+        check_all_runs(&layers);
+    }
+}
+
+fn check_all_runs(layers: &[Vec<Change>]) {
+    let fixture = Fixture::new();
+    let snapshot = chain(&fixture, layers);
+    for start in 0..snapshot.lowers.len() {
+        for end in start + 1..=snapshot.lowers.len() {
+            check(&fixture, &snapshot, start..end);
         }
     }
 }
@@ -85,13 +93,7 @@ fn the_known_difficult_cases_fold() {
     ];
     for (name, layers) in cases {
         eprintln!("{name}");
-        let fixture = Fixture::new();
-        let snapshot = chain(&fixture, &layers);
-        for start in 0..snapshot.lowers.len() {
-            for end in start + 1..=snapshot.lowers.len() {
-                check(&fixture, &snapshot, start..end);
-            }
-        }
+        check_all_runs(&layers);
     }
 }
 

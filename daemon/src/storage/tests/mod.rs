@@ -1,6 +1,7 @@
 //! The pool on a real kernel: real overlay mounts, all of them detached, so the mount namespace never sees one.
 //! Needs root.
 
+mod costs;
 mod fold;
 mod hostile;
 mod lifecycle;
@@ -44,7 +45,9 @@ impl Fixture {
         let added = self.pool.image_add(&image, |dir| {
             let root = dir.join("rootfs");
             fs::create_dir_all(root.join("a/b"))?;
+            fs::create_dir_all(root.join("a/b/a/c"))?;
             fs::create_dir_all(root.join("b/a"))?;
+            fs::write(root.join("a/b/a/c/deep"), "abac")?;
             fs::create_dir_all(root.join("etc"))?;
             fs::write(root.join("etc/hostname"), "image")?;
             fs::write(root.join("a/b/c"), "abc")?;

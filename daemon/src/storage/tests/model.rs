@@ -24,6 +24,12 @@ pub(super) enum Change {
     /// With all below it.
     Remove(PathBuf),
     Rename(PathBuf, PathBuf),
+    /// From what exists, chosen by number, into a directory that exists, chosen by number, under this name.
+    Move(usize, usize, &'static str),
+    /// What exists, chosen by number, with all below it.
+    RemoveAny(usize),
+    /// A file or a directory in a directory that exists, chosen by number.
+    MakeIn(usize, &'static str, Option<u8>),
     SetMode(PathBuf, u32),
     SetXattr(PathBuf, u8),
 }
@@ -42,7 +48,35 @@ pub(super) fn change() -> impl Strategy<Value = Change> {
         5 => (path(), path()).prop_map(|(from, to)| Change::Rename(from, to)),
         1 => (path(), 0o400..0o1000u32).prop_map(|(p, m)| Change::SetMode(p, m)),
         1 => (path(), any::<u8>()).prop_map(|(p, n)| Change::SetXattr(p, n)),
+        5 => moving_change(),
     ]
+}
+
+/// Changes that tend to be possible, and above all move directories about.
+pub(super) fn moving_change() -> impl Strategy<Value = Change> {
+    let (n, name) = (any::<usize>, || prop::sample::select(vec!["a", "b", "c", "d"]));
+    prop_oneof![
+        6 => (n(), n(), name()).prop_map(|(from, to, name)| Change::Move(from, to, name)),
+        2 => n().prop_map(Change::RemoveAny),
+        2 => (n(), name(), any::<Option<u8>>()).prop_map(|(dir, name, file)| Change::MakeIn(dir, name, file)),
+    ]
+}
+
+/// A change that chooses by number, as one that names paths.
+fn resolve(tree: &Model, change: &Change) -> Change {
+    let any = |n: usize| tree.keys().nth(n % tree.len()).unwrap().clone();
+    let directory = |n: usize| {
+        let all: Vec<_> =
+            tree.iter().filter(|(_, (kind, ..))| *kind == Kind::Directory).map(|(path, _)| path).collect();
+        all[n % all.len()].clone()
+    };
+    match change {
+        Change::Move(from, to, name) => Change::Rename(any(*from), directory(*to).join(name)),
+        Change::RemoveAny(n) => Change::Remove(any(*n)),
+        Change::MakeIn(dir, name, None) => Change::MakeDirectory(directory(*dir).join(name)),
+        Change::MakeIn(dir, name, Some(data)) => Change::Write(directory(*dir).join(name), *data),
+        other => other.clone(),
+    }
 }
 
 /// The model's own idea of a tree: what matters to it of each entry.
@@ -79,6 +113,8 @@ fn apply_to_model(tree: &mut Model, change: &Change) -> bool {
         Change::MakeDirectory(path) => make(tree, path, Kind::Directory, 0o755),
         Change::MakeLink(path, n) => make(tree, path, Kind::Link(format!("to{n}").into()), 0o777),
         Change::MakeFifo(path) => make(tree, path, Kind::Fifo, 0o600),
+        Change::Move(..) | Change::RemoveAny(_) | Change::MakeIn(..) => unreachable!("resolved before"),
+        Change::Remove(path) if path.as_os_str().is_empty() => false,
         Change::Remove(path) => {
             let gone = below(tree, path);
             gone.iter().for_each(|p| drop(tree.remove(p)));
@@ -144,6 +180,7 @@ fn apply_to_disk(root: &Path, change: &Change) {
             let name = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
             duet_sys::tree::remove_tree(std::os::fd::AsFd::as_fd(&root), &name).unwrap();
         }
+        Change::Move(..) | Change::RemoveAny(_) | Change::MakeIn(..) => unreachable!("resolved before"),
         Change::Rename(from, to) => fs::rename(root.join(from), root.join(to)).unwrap(),
         Change::SetMode(path, mode) => {
             fs::set_permissions(root.join(path), fs::Permissions::from_mode(*mode)).unwrap();
@@ -156,8 +193,9 @@ fn apply_to_disk(root: &Path, change: &Change) {
 
 /// Applies a change to both.
 pub(super) fn apply(root: &Path, tree: &mut Model, change: &Change) {
-    if apply_to_model(tree, change) {
-        apply_to_disk(root, change);
+    let change = resolve(tree, change);
+    if apply_to_model(tree, &change) {
+        apply_to_disk(root, &change);
     }
 }
 

@@ -1,0 +1,125 @@
+//! `/1.0/images/aliases`.
+
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use duet_client::api::{
+    ImageAliasesEntry, ImageAliasesEntryPatch, ImageAliasesEntryPost, ImageAliasesEntryPut, ImageAliasesPost,
+};
+use serde_json::{Value, json};
+
+use super::Recursion;
+use super::response::{Answer, Input, created, empty, etag, if_match, sync, tagged};
+use crate::app::App;
+use crate::config;
+use crate::error::{Error, Result};
+use crate::images;
+use crate::inventory::{self, AliasRow};
+
+fn wire(row: AliasRow) -> ImageAliasesEntry {
+    ImageAliasesEntry { description: row.description, target: row.fingerprint, name: row.name, kind: row.kind }
+}
+
+fn find(app: &App, name: &str) -> Result<AliasRow> {
+    app.inventory.alias(name)?.ok_or_else(|| Error::not_found("Image alias not found"))
+}
+
+fn path(name: &str) -> String {
+    format!("/1.0/images/aliases/{name}")
+}
+
+pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
+    let rows = app.inventory.aliases()?;
+    if query.deep() {
+        return Ok(sync(rows.into_iter().map(wire).collect::<Vec<_>>()));
+    }
+    Ok(sync(rows.iter().map(|row| path(&row.name)).collect::<Vec<_>>()))
+}
+
+pub(super) async fn get(State(app): State<App>, Path(name): Path<String>) -> Answer {
+    let entry = wire(find(&app, &name)?);
+    let tag = etag(&entry);
+    Ok(tagged(entry, &tag))
+}
+
+pub(super) async fn create(State(app): State<App>, Input(body): Input<ImageAliasesPost>) -> Answer {
+    config::validate_alias_name(&body.name).map_err(|e| Error::invalid(e.to_string()))?;
+    if body.target.is_empty() {
+        return Err(Error::invalid("an alias needs a target: the fingerprint of an image"));
+    }
+    let image = images::find(&app, &body.target)?;
+    let row = AliasRow {
+        name: body.name.clone(),
+        fingerprint: image.fingerprint,
+        description: body.description,
+        kind: image.kind,
+    };
+    app.inventory.write(move |tx| row.insert(tx)).await.map_err(|e| taken(e, &body.name))?;
+    app.events.lifecycle("image-alias-created", path(&body.name), Value::Null);
+    Ok(created(&path(&body.name)))
+}
+
+fn taken(error: inventory::Error, name: &str) -> Error {
+    match error {
+        inventory::Error::Exists => Error::conflict(format!("Alias \"{name}\" already exists")),
+        inventory::Error::InUse => Error::not_found("the image was deleted meanwhile"),
+        other => other.into(),
+    }
+}
+
+async fn store(app: &App, name: &str, row: AliasRow) -> Result<()> {
+    let (old, new) = (name.to_owned(), row.name.clone());
+    app.inventory.write(move |tx| row.update(tx, &old)).await.map_err(|e| taken(e, &new))
+}
+
+pub(super) async fn put(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Input(body): Input<ImageAliasesEntryPut>,
+) -> Answer {
+    let mut row = find(&app, &name)?;
+    if_match(&headers, &etag(&wire(row.clone())))?;
+    row.fingerprint = images::find(&app, &body.target)?.fingerprint;
+    row.description = body.description;
+    store(&app, &name, row).await?;
+    app.events.lifecycle("image-alias-updated", path(&name), Value::Null);
+    Ok(empty())
+}
+
+pub(super) async fn patch(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Input(body): Input<ImageAliasesEntryPatch>,
+) -> Answer {
+    let mut row = find(&app, &name)?;
+    if_match(&headers, &etag(&wire(row.clone())))?;
+    if let Some(target) = body.target {
+        row.fingerprint = images::find(&app, &target)?.fingerprint;
+    }
+    row.description = body.description.unwrap_or(row.description);
+    store(&app, &name, row).await?;
+    app.events.lifecycle("image-alias-updated", path(&name), Value::Null);
+    Ok(empty())
+}
+
+pub(super) async fn rename(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Input(body): Input<ImageAliasesEntryPost>,
+) -> Answer {
+    config::validate_alias_name(&body.name).map_err(|e| Error::invalid(e.to_string()))?;
+    let mut row = find(&app, &name)?;
+    row.name.clone_from(&body.name);
+    store(&app, &name, row).await?;
+    app.events.lifecycle("image-alias-renamed", path(&body.name), json!({ "old_name": name }));
+    Ok(created(&path(&body.name)))
+}
+
+pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>) -> Answer {
+    find(&app, &name)?;
+    let gone = name.clone();
+    app.inventory.write(move |tx| inventory::images::delete_alias(tx, &gone)).await?;
+    app.events.lifecycle("image-alias-deleted", path(&name), Value::Null);
+    Ok(empty())
+}

@@ -1,0 +1,126 @@
+//! `/1.0/instances/{name}/metadata` and its templates.
+
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, header};
+use axum::response::IntoResponse;
+use duet_client::api::{ImageMetadata, ImageMetadataTemplate};
+use duet_images::{Metadata, TemplateSpec, TemplateTrigger};
+use serde::Deserialize;
+
+use super::response::{Answer, Input, body_bytes, empty, etag, if_match, sync, tagged};
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::instances::{expand, templates};
+
+fn wire(metadata: Metadata) -> ImageMetadata {
+    let template = |spec: TemplateSpec| ImageMetadataTemplate {
+        when: spec.when.iter().map(|t| t.as_str().to_owned()).collect(),
+        create_only: spec.create_only,
+        template: spec.template,
+        properties: spec.properties,
+        ..ImageMetadataTemplate::default()
+    };
+    ImageMetadata {
+        architecture: metadata.architecture,
+        creation_date: metadata.creation_date,
+        expiry_date: metadata.expiry_date,
+        properties: metadata.properties,
+        templates: metadata.templates.into_iter().map(|(path, spec)| (path, template(spec))).collect(),
+    }
+}
+
+fn read(wire: ImageMetadata) -> Result<Metadata> {
+    let trigger = |word: &String| match word.as_str() {
+        "create" => Ok(TemplateTrigger::Create),
+        "copy" => Ok(TemplateTrigger::Copy),
+        "start" => Ok(TemplateTrigger::Start),
+        "rename" => Ok(TemplateTrigger::Rename),
+        other => Err(Error::invalid(format!("\"{other}\" is no occasion for a template: use create, copy, rename or start"))),
+    };
+    let template = |spec: ImageMetadataTemplate| -> Result<TemplateSpec> {
+        Ok(TemplateSpec {
+            when: spec.when.iter().map(trigger).collect::<Result<_>>()?,
+            create_only: spec.create_only,
+            template: spec.template,
+            properties: spec.properties,
+        })
+    };
+    Ok(Metadata {
+        architecture: wire.architecture,
+        creation_date: wire.creation_date,
+        expiry_date: wire.expiry_date,
+        properties: wire.properties,
+        templates: wire
+            .templates
+            .into_iter()
+            .map(|(path, spec)| Ok((path, template(spec)?)))
+            .collect::<Result<_>>()?,
+    })
+}
+
+pub(super) async fn get(State(app): State<App>, Path(name): Path<String>) -> Answer {
+    let metadata = wire(templates::metadata(&app, &expand::find(&app, &name)?)?);
+    let tag = etag(&metadata);
+    Ok(tagged(metadata, &tag))
+}
+
+pub(super) async fn put(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Input(body): Input<ImageMetadata>,
+) -> Answer {
+    let expanded = expand::find(&app, &name)?;
+    if_match(&headers, &etag(&wire(templates::metadata(&app, &expanded)?)))?;
+    templates::set_metadata(&app, &expanded, &read(body)?)?;
+    Ok(empty())
+}
+
+#[derive(Deserialize)]
+pub(super) struct Which {
+    path: Option<String>,
+}
+
+/// The names of the templates, or with `?path=` one of them.
+pub(super) async fn templates(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(query): Query<Which>,
+) -> Answer {
+    let mut all = templates::templates(&app, &expand::find(&app, &name)?)?;
+    match query.path.filter(|path| !path.is_empty()) {
+        None => Ok(sync(all.keys().collect::<Vec<_>>())),
+        Some(path) => {
+            let content = all.remove(&path);
+            let content = content.ok_or_else(|| Error::not_found(format!("there is no template \"{path}\"")))?;
+            Ok(([(header::CONTENT_TYPE, "application/octet-stream")], content).into_response())
+        }
+    }
+}
+
+fn wanted(query: Which) -> Result<String> {
+    query.path.filter(|p| !p.is_empty()).ok_or_else(|| Error::invalid("name the template: ?path=hostname.tpl"))
+}
+
+pub(super) async fn write_template(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(query): Query<Which>,
+    request: Request,
+) -> Answer {
+    let path = wanted(query)?;
+    let expanded = expand::find(&app, &name)?;
+    let content = body_bytes(request.into_body()).await?;
+    templates::set_template(&app, &expanded, &path, Some(&content))?;
+    Ok(empty())
+}
+
+pub(super) async fn delete_template(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(query): Query<Which>,
+) -> Answer {
+    let path = wanted(query)?;
+    templates::set_template(&app, &expand::find(&app, &name)?, &path, None)?;
+    Ok(empty())
+}

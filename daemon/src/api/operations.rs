@@ -1,0 +1,84 @@
+//! `/1.0/operations`: list, read, wait for, cancel and connect to background operations.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::extract::ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection};
+use axum::extract::{Path, Query, State};
+use serde::Deserialize;
+
+use super::Recursion;
+use super::response::{Answer, empty, sync};
+use crate::app::App;
+use crate::error::{Error, Kind};
+
+/// By status in lower case, as Incus groups them.
+pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
+    let operations = app.operations.list();
+    if query.deep() {
+        let mut groups: BTreeMap<String, Vec<_>> = BTreeMap::new();
+        for operation in operations {
+            let wire = operation.render();
+            groups.entry(wire.status.to_lowercase()).or_default().push(wire);
+        }
+        return Ok(sync(groups));
+    }
+    let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for operation in operations {
+        groups.entry(operation.render().status.to_lowercase()).or_default().push(operation.path());
+    }
+    Ok(sync(groups))
+}
+
+pub(super) async fn get(State(app): State<App>, Path(id): Path<String>) -> Answer {
+    Ok(sync(app.operations.get(&id)?.render()))
+}
+
+pub(super) async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Answer {
+    app.operations.cancel(&id)?;
+    Ok(empty())
+}
+
+#[derive(Deserialize)]
+pub(super) struct Wait {
+    /// Seconds; -1 or absent: for ever.
+    timeout: Option<i64>,
+}
+
+/// Answers once the operation has ended, or with its state when the time is over.
+pub(super) async fn wait(State(app): State<App>, Path(id): Path<String>, Query(query): Query<Wait>) -> Answer {
+    let operation = app.operations.get(&id)?;
+    match query.timeout.and_then(|t| u64::try_from(t).ok()) {
+        None => operation.wait().await,
+        // Past the deadline the operation is shown as it is: the client sees that it still runs.
+        Some(seconds) => {
+            let _ = tokio::time::timeout(Duration::from_secs(seconds), operation.wait()).await;
+        }
+    }
+    Ok(sync(operation.render()))
+}
+
+#[derive(Deserialize)]
+pub(super) struct Secret {
+    #[serde(default)]
+    secret: String,
+}
+
+/// Gives the upgraded connection to the operation that waits for this secret.
+pub(super) async fn websocket(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Query(query): Query<Secret>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Answer {
+    let operation = app.operations.get(&id)?;
+    let sockets = operation
+        .sockets()
+        .ok_or_else(|| Error::new(Kind::Invalid, "This operation has no websocket to connect to"))?;
+    let upgrade = upgrade.map_err(|e| Error::invalid(format!("this is a websocket: {e}")))?;
+    let place = sockets.claim(&query.secret)?;
+    Ok(upgrade.on_upgrade(async move |socket| {
+        // The operation may have ended meanwhile; the socket then closes.
+        let _ = place.send(socket);
+    }))
+}

@@ -1,0 +1,156 @@
+//! `/` and `/1.0`: the server itself.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use duet_client::api::{EXTENSION_IMAGE_BUILD, EXTENSION_WAIT, Server, ServerEnvironment, ServerPut, ServerStorageDriver};
+
+use super::response::{Answer, Input, empty, etag, if_match, sync, tagged};
+use crate::app::App;
+use crate::config;
+use crate::error::Error;
+
+/// Names of additions to the API, each listed exactly when it works here.
+const EXTENSIONS: &[&str] = &[
+    "container_host_shutdown_timeout",
+    "container_stop_priority",
+    "etag",
+    "patch",
+    "image_compression_algorithm",
+    "directory_manipulation",
+    "container_cpu_time",
+    "network",
+    "profile_usedby",
+    "container_exec_recording",
+    "network_dhcp_expiry",
+    "resources",
+    "file_append",
+    "network_dns_search",
+    "id_map",
+    "snapshot_expiry",
+    "operation_description",
+    "network_leases",
+    "network_state",
+    "snapshot_scheduling",
+    "instances",
+    "image_types",
+    "api_os",
+    "instance_allow_inconsistent_copy",
+    "unix_device_mode",
+    "container_disk_shift",
+    "snapshot_schedule_aliases",
+    "metadata_configuration",
+    "instance_create_start",
+    "container_recursion_full",
+    "container_full",
+    "instance_get_full",
+    EXTENSION_WAIT,
+    EXTENSION_IMAGE_BUILD,
+];
+
+/// `GET /`: which versions of the API there are.
+pub(super) async fn versions() -> Response {
+    sync(["/1.0"])
+}
+
+/// `GET /1.0`.
+pub(super) async fn get(State(app): State<App>) -> Answer {
+    let config = app.inventory.server_config()?;
+    let tag = etag(&config);
+    let server = Server {
+        config,
+        api_extensions: EXTENSIONS.iter().map(|&e| e.to_owned()).collect(),
+        api_status: "stable".into(),
+        api_version: "1.0".into(),
+        auth: "trusted".into(),
+        public: false,
+        auth_methods: vec!["tls".into()],
+        auth_user_name: "root".into(),
+        auth_user_method: "unix".into(),
+        environment: environment(),
+    };
+    Ok(tagged(server, &tag))
+}
+
+fn environment() -> ServerEnvironment {
+    let kernel = rustix::system::uname();
+    let text = |c: &std::ffi::CStr| c.to_string_lossy().into_owned();
+    let machine = text(kernel.machine());
+    let (os_name, os_version) = os_release();
+    let architectures = match machine.as_str() {
+        "x86_64" => vec!["x86_64".to_owned(), "i686".to_owned()],
+        _ => vec![machine.clone()],
+    };
+    let always = |names: &[&str]| -> BTreeMap<String, String> {
+        names.iter().map(|&name| (name.to_owned(), "true".to_owned())).collect()
+    };
+    ServerEnvironment {
+        addresses: Vec::new(),
+        architectures,
+        certificate: String::new(),
+        certificate_fingerprint: String::new(),
+        driver: "duet".into(),
+        driver_version: crate::VERSION.into(),
+        firewall: "nftables".into(),
+        kernel: "Linux".into(),
+        kernel_architecture: machine,
+        // What the runtime cannot do without; the daemon would not have come this far on a kernel lacking it.
+        kernel_features: always(&["idmapped_mounts", "unpriv_fscaps"]),
+        kernel_version: text(kernel.release()),
+        lxc_features: always(&["cgroup2", "devpts_fd", "idmapped_mounts_v2", "pidfd"]),
+        os_name,
+        os_version,
+        project: "default".into(),
+        server: "incus".into(),
+        server_clustered: false,
+        server_event_mode: "full-mesh".into(),
+        server_name: text(kernel.nodename()),
+        server_pid: i64::from(std::process::id()),
+        server_version: crate::API_COMPATIBLE_VERSION.into(),
+        storage: crate::storage::DRIVER_NAMES.join(" | "),
+        storage_version: crate::storage::DRIVER_NAMES.iter().map(|_| "1").collect::<Vec<_>>().join(" | "),
+        storage_supported_drivers: crate::storage::DRIVER_NAMES
+            .iter()
+            .map(|&name| ServerStorageDriver { name: name.into(), version: "1".into(), remote: false })
+            .collect(),
+    }
+}
+
+/// `NAME` and `VERSION_ID` of os-release(5).
+fn os_release() -> (String, String) {
+    let text = std::fs::read_to_string("/etc/os-release")
+        .or_else(|_| std::fs::read_to_string("/usr/lib/os-release"))
+        .unwrap_or_default();
+    let field = |key: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+            .map(|value| value.trim_matches(['"', '\'']).to_owned())
+            .unwrap_or_default()
+    };
+    (field("NAME"), field("VERSION_ID"))
+}
+
+/// `PUT /1.0`: replaces the server's keys.
+pub(super) async fn put(State(app): State<App>, headers: HeaderMap, Input(body): Input<ServerPut>) -> Answer {
+    let current = app.inventory.server_config()?;
+    if_match(&headers, &etag(&current))?;
+    store(&app, body.config).await
+}
+
+/// `PATCH /1.0`: merges keys; an empty value removes one.
+pub(super) async fn patch(State(app): State<App>, headers: HeaderMap, Input(body): Input<ServerPut>) -> Answer {
+    let mut config = app.inventory.server_config()?;
+    if_match(&headers, &etag(&config))?;
+    super::merge(&mut config, body.config);
+    store(&app, config).await
+}
+
+async fn store(app: &App, mut config: config::ConfigMap) -> Answer {
+    config.retain(|_, value| !value.is_empty());
+    config::validate_server_config(&config).map_err(|e| Error::invalid(e.to_string()))?;
+    app.inventory.set_server_config(config).await?;
+    app.events.lifecycle("config-updated", "/1.0".into(), serde_json::Value::Null);
+    Ok(empty())
+}

@@ -1,0 +1,105 @@
+//! `/1.0/instances/{name}/snapshots`.
+
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use duet_client::api::{InstanceSnapshotPost, InstanceSnapshotPut, InstanceSnapshotsPost};
+
+use super::Recursion;
+use super::instances::spawn;
+use super::response::{Answer, Input, accepted, etag, if_match, sync, tagged};
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::instances::lifecycle::Request;
+use crate::instances::snapshot::{self, Ends};
+use crate::instances::{expand, state};
+use crate::inventory::SnapshotRow;
+use crate::operations::Plan;
+
+fn find(app: &App, name: &str, wanted: &str) -> Result<SnapshotRow> {
+    let row = expand::find_row(app, name)?;
+    app.inventory.snapshot(row.id, wanted)?.ok_or_else(|| Error::not_found("Instance snapshot not found"))
+}
+
+pub(super) async fn list(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(query): Query<Recursion>,
+) -> Answer {
+    let row = expand::find_row(&app, &name)?;
+    let snapshots = app.inventory.snapshots(row.id)?;
+    if query.deep() {
+        return Ok(sync(state::render_snapshots(&app, snapshots)?));
+    }
+    Ok(sync(snapshots.iter().map(|s| snapshot::path(&name, &s.name)).collect::<Vec<_>>()))
+}
+
+pub(super) async fn get(State(app): State<App>, Path((name, wanted)): Path<(String, String)>) -> Answer {
+    let found = find(&app, &name, &wanted)?;
+    let tag = etag(&found.expires_at);
+    let rendered = state::render_snapshots(&app, vec![found])?;
+    Ok(tagged(rendered.into_iter().next(), &tag))
+}
+
+pub(super) async fn create(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Input(body): Input<InstanceSnapshotsPost>,
+) -> Answer {
+    if body.stateful {
+        return Err(Error::invalid("stateful snapshots are not served for containers: leave --stateful out"));
+    }
+    let ends = match body.expires_at {
+        None => Ends::AsConfigured,
+        Some(at) if at.is_set() => Ends::At(at.0),
+        Some(_) => Ends::Never,
+    };
+    let plan = Plan::new("Snapshotting instance").instance(&name);
+    let operation = spawn(&app, plan, name, Request::Snapshot, async move |app, held, name| {
+        snapshot::take(&app, &held, &name, &body.name, ends).await.map(drop)
+    })?;
+    Ok(accepted(&operation))
+}
+
+/// PUT and PATCH: when it ends.
+pub(super) async fn put(
+    State(app): State<App>,
+    Path((name, wanted)): Path<(String, String)>,
+    headers: HeaderMap,
+    Input(body): Input<InstanceSnapshotPut>,
+) -> Answer {
+    let found = find(&app, &name, &wanted)?;
+    if_match(&headers, &etag(&found.expires_at))?;
+    let expires_at = body.expires_at.is_set().then_some(body.expires_at.0);
+    let plan = Plan::new("Updating snapshot").instance(&name);
+    let working = app.clone();
+    let operation = app
+        .operations
+        .spawn(plan, |_| async move { snapshot::edit(&working, &name, &wanted, expires_at).await });
+    Ok(accepted(&operation))
+}
+
+pub(super) async fn rename(
+    State(app): State<App>,
+    Path((name, wanted)): Path<(String, String)>,
+    Input(body): Input<InstanceSnapshotPost>,
+) -> Answer {
+    find(&app, &name, &wanted)?;
+    if body.migration {
+        return Err(Error::invalid("copying snapshots to other servers is not served"));
+    }
+    let plan = Plan::new("Renaming snapshot").instance(&name);
+    let working = app.clone();
+    let operation = app
+        .operations
+        .spawn(plan, |_| async move { snapshot::rename(&working, &name, &wanted, &body.name).await });
+    Ok(accepted(&operation))
+}
+
+pub(super) async fn delete(State(app): State<App>, Path((name, wanted)): Path<(String, String)>) -> Answer {
+    find(&app, &name, &wanted)?;
+    let plan = Plan::new("Deleting snapshot").instance(&name);
+    let working = app.clone();
+    let operation =
+        app.operations.spawn(plan, |_| async move { snapshot::delete(&working, &name, &wanted).await });
+    Ok(accepted(&operation))
+}

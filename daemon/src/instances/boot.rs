@@ -1,0 +1,222 @@
+//! The daemon's start: finding what still runs, removing what nothing names, starting what should run.
+//!
+//! The order matters: survivors are adopted first, by their monitors' sockets; then everything with our prefix that
+//! belongs to no survivor goes (control groups with their processes, links, directories, layers); only then is
+//! anything started.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use duet_container::cgroup::Cgroup;
+use duet_container::client::{MonitorClient, read_exit};
+use duet_container::protocol::ExitReason;
+use jiff::Timestamp;
+
+use super::expand::{self, Expanded};
+use super::lifecycle::Request;
+use super::live::{self, Live, Parts};
+use super::{idmap, start, stop};
+use crate::app::App;
+use crate::config::InstanceSettings;
+use crate::error::{Context, Result, blocking};
+use crate::inventory::{self, InstanceRow, Power};
+use crate::warnings::INSTANCE_AUTOSTART_FAILURE;
+
+/// How long a leftover control group may take to go.
+const SWEEP_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Adopts every instance whose monitor answers. Returns the names of the links that belong to them.
+///
+/// # Errors
+/// The inventory's.
+pub async fn adopt(app: &App) -> Result<HashSet<String>> {
+    let mut links = HashSet::new();
+    for row in app.inventory.instances()? {
+        match adopt_one(app, &row) {
+            Ok(Some(live)) => {
+                links.extend(live.nics().into_values());
+                let slot = app.instances.slot(row.id);
+                live.announce_to(&slot);
+                slot.set_live(Some(Arc::clone(&live)));
+                stop::watch(app, &slot, &live)?;
+                if row.power == Power::Stopped {
+                    // Started, but the daemon died before it could say so.
+                    let id = row.id;
+                    let at = live.started_at;
+                    app.inventory
+                        .write(move |tx| inventory::instances::set_power(tx, id, Power::Running, Some(at)))
+                        .await?;
+                }
+                tracing::info!(instance = row.name, pid = live.init_pid, "adopted");
+            }
+            Ok(None) => ended_meanwhile(app, &row).await?,
+            Err(error) => {
+                tracing::error!(instance = row.name, %error, "a monitor does not answer as it should; its instance is ended");
+            }
+        }
+    }
+    Ok(links)
+}
+
+fn adopt_one(app: &App, row: &InstanceRow) -> Result<Option<Arc<Live>>> {
+    let run_dir = app.paths.run(row.id);
+    let Ok(client) = MonitorClient::connect(&run_dir) else { return Ok(None) };
+    let adopted = client.status().doing("its monitor does not say how it is")?;
+    let cgroup = Cgroup::open(app.instances.cgroups(), &app.instances.cgroup_name(&row.name)).doing("no control group")?;
+    let frozen = cgroup.is_frozen().unwrap_or(false);
+    let host_name = |key: &String| key.strip_prefix("volatile.")?.strip_suffix(".host_name").map(str::to_owned);
+    let nics: BTreeMap<String, String> =
+        row.config.iter().filter_map(|(key, value)| Some((host_name(key)?, value.clone()))).collect();
+    Live::new(Parts {
+        run_dir,
+        init_pid: adopted.status.init_pid,
+        pidfd: adopted.pidfd,
+        netlink: adopted.netlink,
+        started_at: live::timestamp(adopted.status.started_at),
+        idmap: idmap::recorded(&row.config),
+        cpus: None,
+        cgroup,
+        nics,
+        frozen,
+    })
+    .map(Some)
+}
+
+/// An instance that should run and has no monitor: it ended while nobody looked, or the host was restarted.
+async fn ended_meanwhile(app: &App, row: &InstanceRow) -> Result<()> {
+    if row.power == Power::Stopped {
+        return Ok(());
+    }
+    let Ok(Some(exit)) = read_exit(&app.paths.run(row.id)) else { return Ok(()) };
+    if exit.reason == ExitReason::Reboot {
+        // It wanted to come back: autostart does that, since it is still meant to run.
+        return Ok(());
+    }
+    let id = row.id;
+    app.inventory.write(move |tx| inventory::instances::set_power(tx, id, Power::Stopped, None)).await?;
+    Ok(())
+}
+
+/// Removes what bears our names and belongs to no row or survivor.
+pub async fn sweep(app: &App, links: &HashSet<String>) {
+    sweep_cgroups(app).await;
+    match crate::networks::sweep(app, links).await {
+        Ok(swept) => {
+            for failure in swept.failures {
+                tracing::warn!(%failure, "something of a network stays behind");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "leftover links could not be looked for"),
+    }
+    crate::pools::sweep(app).await;
+    if let Err(error) = sweep_dirs(app) {
+        tracing::warn!(%error, "leftover directories could not be removed");
+    }
+}
+
+/// Kills and removes the control groups of instances that are not adopted.
+async fn sweep_cgroups(app: &App) {
+    let adopted: HashSet<String> = app
+        .instances
+        .running()
+        .iter()
+        .filter_map(|slot| slot.live().map(|live| live.cgroup.name().to_owned()))
+        .collect();
+    let layout = Arc::clone(app.instances.cgroups());
+    let prefix = app.instances.cgroup_prefix().to_owned();
+    let work = move || -> Result<()> {
+        for name in Cgroup::list(&layout, &prefix).doing("cannot list control groups")? {
+            if !adopted.contains(&name) {
+                tracing::info!(name, "removing a leftover control group");
+                let cgroup = Cgroup::open(&layout, &name).doing("cannot open a control group")?;
+                cgroup.destroy(Instant::now() + SWEEP_DEADLINE).doing("cannot remove a control group")?;
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = blocking(work).await {
+        tracing::warn!(%error, "a leftover control group stays behind");
+    }
+}
+
+/// Removes run, device and log directories that no row names.
+fn sweep_dirs(app: &App) -> Result<()> {
+    let rows = app.inventory.instances()?;
+    let running: HashSet<String> = app.instances.running().iter().map(|slot| slot.id().to_string()).collect();
+    let ids: HashSet<String> = rows.iter().map(|row| row.id.to_string()).collect();
+    let names: HashSet<String> = rows.into_iter().map(|row| row.name).collect();
+    let sweep = |dir: std::path::PathBuf, known: &HashSet<String>| -> Result<()> {
+        for entry in std::fs::read_dir(&dir).doing("cannot read a directory")? {
+            let entry = entry?;
+            let is_known = entry.file_name().to_str().is_some_and(|name| known.contains(name));
+            if !is_known && entry.file_type()?.is_dir() {
+                std::fs::remove_dir_all(entry.path()).doing("cannot remove a directory")?;
+            }
+        }
+        Ok(())
+    };
+    sweep(app.paths.root.join("run"), &running)?;
+    sweep(app.paths.root.join("devices"), &running)?;
+    sweep(app.paths.root.join("logs"), &names)?;
+    sweep(app.paths.root.join("metadata"), &ids)?;
+    for entry in std::fs::read_dir(app.paths.work()).doing("cannot read the work directory")? {
+        let path = entry?.path();
+        if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) }
+            .doing("cannot empty the work directory")?;
+    }
+    Ok(())
+}
+
+/// Starts what should run: `boot.autostart=true`, or (unset) what ran before; by priority, each followed by its delay.
+/// What is ephemeral and stopped is gone.
+pub async fn autostart(app: App) {
+    let mut due: Vec<(Expanded, InstanceSettings)> = Vec::new();
+    let all = match expand::expand_all(&app) {
+        Ok(all) => all,
+        Err(error) => {
+            tracing::error!(%error, "no instance could be started: the inventory cannot be read");
+            return;
+        }
+    };
+    for expanded in all {
+        let slot = app.instances.slot(expanded.row.id);
+        if slot.live().is_some() {
+            continue;
+        }
+        let Ok(settings) = InstanceSettings::from_config(&expanded.config) else { continue };
+        if settings.autostart.unwrap_or(expanded.row.power == Power::Running) {
+            due.push((expanded, settings));
+        } else if expanded.row.ephemeral && expanded.row.last_used_at > Timestamp::UNIX_EPOCH {
+            stop::delete_if_ephemeral(&app, &slot, &expanded.row.name).await;
+        }
+    }
+    due.sort_by(|(a, x), (b, y)| {
+        y.autostart_priority.cmp(&x.autostart_priority).then_with(|| a.row.name.cmp(&b.row.name))
+    });
+    for (expanded, settings) in due {
+        if app.shutdown.is_cancelled() {
+            return;
+        }
+        let entity = format!("/1.0/instances/{}", expanded.row.name);
+        let slot = app.instances.slot(expanded.row.id);
+        let outcome = match slot.claim(Request::Start) {
+            Ok(held) => start::start(&app, &held, &expanded.row.name).await,
+            // Somebody was quicker.
+            Err(_) => Ok(()),
+        };
+        match outcome {
+            Ok(()) => app.warnings.resolve(&app, INSTANCE_AUTOSTART_FAILURE, &entity).await,
+            Err(error) => {
+                tracing::error!(instance = expanded.row.name, %error, "an instance did not start");
+                app.warnings.raise(&app, INSTANCE_AUTOSTART_FAILURE, &entity, &error.to_string()).await;
+            }
+        }
+        if !settings.autostart_delay.is_zero() {
+            tokio::select! {
+                () = app.shutdown.cancelled() => return,
+                () = tokio::time::sleep(settings.autostart_delay) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Copies: a second instance from an instance or a snapshot, sharing every frozen layer.
+
+use std::sync::Arc;
+
+use duet_client::api::InstanceSource;
+
+use super::create::{self, Draft};
+use super::expand;
+use super::lifecycle::{Observed, Request};
+use super::slot::Slot;
+use super::snapshot::{frozen_while, split};
+use crate::app::App;
+use crate::error::{Error, Result, blocking};
+use crate::inventory::{self, ConfigMap, DeviceMap, InstanceRow, SnapshotRow};
+use crate::storage::Activity;
+
+/// What is copied.
+pub struct From {
+    row: InstanceRow,
+    snapshot: Option<SnapshotRow>,
+    with_snapshots: bool,
+}
+
+/// Finds what a request names: `instance` or `instance/snapshot`.
+///
+/// # Errors
+/// Where it is not there.
+pub fn resolve(app: &App, source: &InstanceSource) -> Result<From> {
+    if source.refresh {
+        return Err(Error::invalid("refreshing an existing copy is not served: delete it and copy again"));
+    }
+    if source.live {
+        return Err(Error::invalid("a live copy is not served for containers: leave --stateful out"));
+    }
+    let (name, snapshot) = split(&source.source);
+    let row = expand::find_row(app, name)?;
+    let snapshot = match snapshot {
+        None => None,
+        Some(wanted) => {
+            let found = app.inventory.snapshot(row.id, wanted)?;
+            Some(found.ok_or_else(|| Error::not_found(format!("Instance \"{name}\" has no snapshot \"{wanted}\"")))?)
+        }
+    };
+    let with_snapshots = snapshot.is_none() && !source.instance_only && !source.container_only;
+    Ok(From { row, snapshot, with_snapshots })
+}
+
+/// Whether a copy inherits this key: what tells of one particular instance stays with it.
+fn inherited(key: &str) -> bool {
+    !key.starts_with("volatile.") || key == "volatile.base_image"
+}
+
+impl From {
+    /// The source's architecture.
+    pub fn architecture(&self) -> &String {
+        &self.row.architecture
+    }
+
+    /// Lays the source's keys, devices and profiles under what the request says.
+    pub fn inherit(&self, config: &mut ConfigMap, devices: &mut DeviceMap, profiles: &mut Option<Vec<String>>) {
+        let (its_config, its_devices, its_profiles) = match &self.snapshot {
+            Some(snapshot) => (&snapshot.config, &snapshot.devices, &snapshot.profiles),
+            None => (&self.row.config, &self.row.devices, &self.row.profiles),
+        };
+        config.retain(|key, _| inherited(key));
+        for (key, value) in its_config.iter().filter(|(key, _)| inherited(key)) {
+            config.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+        for (name, device) in its_devices {
+            devices.entry(name.clone()).or_insert_with(|| device.clone());
+        }
+        if profiles.is_none() {
+            *profiles = Some(its_profiles.clone());
+        }
+    }
+}
+
+/// Makes the copy.
+///
+/// # Errors
+/// With the step that failed; nothing is left of it.
+pub(super) async fn run(app: &App, name: &super::Reservation, draft: Draft, from: From) -> Result<Arc<Slot>> {
+    let source_slot = app.instances.slot(from.row.id);
+    let held = source_slot.claim(Request::Copy)?;
+    // What was found before the claim may have changed since.
+    let row = expand::find_row(app, &from.row.name)?;
+    if draft.pool != row.pool {
+        return Err(Error::invalid(format!(
+            "the copy would be in pool \"{}\" and its source is in \"{}\": copying between pools is not served",
+            draft.pool, row.pool
+        )));
+    }
+    let pool = app.pools.get(&row.pool)?;
+    let (made, changed_source) = match &from.snapshot {
+        Some(snapshot) => {
+            let snapshot = app
+                .inventory
+                .snapshot(row.id, &snapshot.name)?
+                .ok_or_else(|| Error::not_found("the snapshot was deleted meanwhile"))?;
+            let made = blocking(move || pool.volume_from_snapshot(&snapshot.volume)).await?;
+            (super::MadeVolume::Alone(made), None)
+        }
+        None => {
+            let volume = row.volume.clone();
+            let activity = if held.from() == Observed::Stopped { Activity::Stopped } else { Activity::Running };
+            let copying = pool.clone();
+            let taken = frozen_while(source_slot.live().as_ref(), async move {
+                blocking(move || copying.volume_copy(&volume, activity)).await
+            })
+            .await?;
+            if activity == Activity::Running {
+                blocking(move || pool.sync()).await?;
+            }
+            let changed = (taken.source != row.volume).then(|| taken.source.clone());
+            (super::MadeVolume::Taken(taken), changed)
+        }
+    };
+    let snapshots = if from.with_snapshots { app.inventory.snapshots(row.id)? } else { Vec::new() };
+    let new = draft.into_row(name.name(), made.volume().clone());
+    let pool_name = new.pool.clone();
+    let source_id = row.id;
+    let id = app
+        .inventory
+        .write(move |tx| {
+            if let Some(volume) = &changed_source {
+                inventory::instances::set_volume(tx, source_id, volume)?;
+            }
+            let id = new.insert(tx)?;
+            for snapshot in snapshots {
+                SnapshotRow { instance_id: id, ..snapshot }.insert(tx)?;
+            }
+            Ok(id)
+        })
+        .await
+        .map_err(|e| create::refused(e, name.name()))?;
+    made.keep();
+    drop(held);
+    create::announce(app, name.name(), &pool_name);
+    Ok(app.instances.slot(id))
+}

@@ -1,0 +1,475 @@
+//! Running programs in an instance: pipes or a terminal on one side, websockets on the other.
+//!
+//! The monitor starts the program and tells how it ended; bytes never pass through it. With a terminal there is one
+//! stream, `0`, both ways; without, `0`, `1` and `2` are standard input, output and error. Binary frames carry data, an
+//! empty text frame marks an end. `control` carries window sizes and signals, and is optional: pylxd does without.
+//!
+//! When the program has ended, what it left in the pipes is still delivered, but a daemon that it left behind with its
+//! output open does not keep the session.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::{Message, WebSocket};
+use duet_client::api::{InstanceExecPost, SessionControl};
+use duet_container::client::MonitorClient;
+use duet_container::protocol::{ErrorKind, ExecRequest, ExecStatus, PtySize, Reply};
+use serde_json::{Value, json};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+
+use super::live::Live;
+use crate::app::App;
+use crate::config::InstanceSettings;
+use crate::error::{Context, Error, Result, blocking};
+use crate::operations::{Operation, Plan, Socket, Sockets};
+use crate::readiness::register;
+
+/// How long a client may take to connect its websockets.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// Bytes moved at a time.
+const CHUNK: usize = 64 << 10;
+
+/// Starts a session: checks the request, and answers with an operation.
+///
+/// # Errors
+/// Where the instance does not run, or the request makes no sense.
+pub fn exec(app: &App, name: &str, post: InstanceExecPost) -> Result<Arc<Operation>> {
+    let expanded = super::expand::find(app, name)?;
+    let live = running(app, expanded.row.id)?;
+    if post.command.is_empty() || post.command[0].is_empty() {
+        return Err(Error::invalid("the command is empty: name a program to run"));
+    }
+    if post.record_output && (post.wait_for_websocket || post.interactive) {
+        return Err(Error::invalid("output is recorded only without websockets and without a terminal"));
+    }
+    let settings = InstanceSettings::from_config(&expanded.config).map_err(|e| Error::invalid(e.to_string()))?;
+    let environment = environment(settings.environment, &post);
+    let request = ExecRequest {
+        argv: post.command.clone(),
+        environment: environment.clone(),
+        cwd: (!post.cwd.is_empty()).then(|| PathBuf::from(&post.cwd)),
+        uid: post.user,
+        gid: post.group,
+        pty: post.interactive.then_some(PtySize { columns: post.width, rows: post.height }),
+    };
+    app.events.lifecycle("instance-exec", format!("/1.0/instances/{name}"), json!({ "command": post.command }));
+    let plan = Plan::new("Executing command")
+        .instance(name)
+        .with("command", json!(post.command))
+        .with("environment", json!(environment))
+        .with("interactive", json!(post.interactive));
+    if !post.wait_for_websocket {
+        let recording = post.record_output.then(|| Recording::new(app, name));
+        return Ok(app.operations.spawn(plan, |operation| detached(live, request, recording, operation)));
+    }
+    if post.interactive {
+        let (sockets, [terminal, control]) = Sockets::new(["0", "control"]);
+        let plan = plan.with_sockets(sockets);
+        return Ok(app.operations.spawn(plan, |operation| interactive(live, request, terminal, control, operation)));
+    }
+    let (sockets, [stdin, stdout, stderr, control]) = Sockets::new(["0", "1", "2", "control"]);
+    let plan = plan.with_sockets(sockets);
+    Ok(app.operations.spawn(plan, |operation| piped(live, request, [stdin, stdout, stderr], control, operation)))
+}
+
+/// What runs of an instance that is neither stopped nor frozen.
+pub(super) fn running(app: &App, id: i64) -> Result<Arc<Live>> {
+    match app.instances.slot(id).live() {
+        None => Err(Error::invalid("Instance is not running")),
+        Some(live) if live.is_frozen() => Err(Error::invalid("Instance is frozen")),
+        Some(live) => Ok(live),
+    }
+}
+
+/// The instance's own variables, then the request's, then what every program may count on (Incus' defaults).
+fn environment(own: BTreeMap<String, String>, post: &InstanceExecPost) -> BTreeMap<String, String> {
+    let mut environment = own;
+    environment.extend(post.environment.iter().map(|(key, value)| (key.clone(), value.clone())));
+    let mut default = |key: &str, value: &str| {
+        environment.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+    };
+    default("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    default("LANG", "C.UTF-8");
+    if post.user == 0 {
+        default("HOME", "/root");
+        default("USER", "root");
+    }
+    environment
+}
+
+/// A program that was started.
+struct Session {
+    monitor: Arc<AsyncFd<MonitorClient>>,
+    pty: Option<OwnedFd>,
+    ended: watch::Receiver<Option<i32>>,
+}
+
+/// Starts the program; a task then waits for its end.
+async fn begin(
+    live: &Arc<Live>,
+    request: ExecRequest,
+    stdio: Option<[OwnedFd; 3]>,
+    operation: &Arc<Operation>,
+) -> Result<Session> {
+    let run_dir = live.run_dir.clone();
+    let started = blocking(move || {
+        let run = || {
+            let client = MonitorClient::connect(&run_dir)?;
+            let executed = client.exec(request, stdio.as_ref().map(|fds| fds.each_ref().map(AsFd::as_fd)))?;
+            Ok((client, executed))
+        };
+        Ok::<_, Error>(run())
+    })
+    .await?;
+    let (client, executed) = match started {
+        Ok(started) => started,
+        Err(duet_container::client::ClientError::Refused(refused)) => {
+            let (code, words) = match refused.kind {
+                ErrorKind::CommandNotFound => (127, "Command not found".to_owned()),
+                ErrorKind::CommandNotExecutable => (126, "Command not executable".to_owned()),
+                ErrorKind::Invalid
+                | ErrorKind::Busy
+                | ErrorKind::NotFound
+                | ErrorKind::System
+                | ErrorKind::Other => (-1, refused.message),
+            };
+            operation.update([("return".to_owned(), json!(code))]);
+            return Err(Error::invalid(words));
+        }
+        Err(error) => return Err(Error::internal(error)),
+    };
+    let monitor = Arc::new(register(client)?);
+    let (said, ended) = watch::channel(None);
+    let waiting = Arc::clone(&monitor);
+    tokio::spawn(async move {
+        let status = wait_exit(&waiting).await;
+        said.send_replace(Some(status));
+    });
+    Ok(Session { monitor, pty: executed.pty, ended })
+}
+
+/// The exit status as a shell has it; -1 when the instance ended under the program.
+async fn wait_exit(monitor: &AsyncFd<MonitorClient>) -> i32 {
+    loop {
+        let Ok(mut ready) = monitor.readable().await else { return -1 };
+        match monitor.get_ref().try_receive() {
+            Ok(Some((Reply::ExecExited { status }, _))) => {
+                return match status {
+                    ExecStatus::Code(code) => code,
+                    ExecStatus::Signal(signal) => 128 + signal,
+                };
+            }
+            // The answers to signals that were sent.
+            Ok(Some(_)) => {}
+            Ok(None) => ready.clear_ready(),
+            Err(_) => return -1,
+        }
+    }
+}
+
+/// Waits until the program has ended.
+async fn over(ended: &mut watch::Receiver<Option<i32>>) -> i32 {
+    ended.wait_for(Option::is_some).await.map_or(-1, |status| status.unwrap_or(-1))
+}
+
+impl Session {
+    async fn wait(&mut self) -> i32 {
+        over(&mut self.ended).await
+    }
+}
+
+fn finish(operation: &Operation, code: i32) {
+    operation.update([("return".to_owned(), json!(code))]);
+}
+
+async fn connected(socket: Socket, operation: &Operation) -> Result<WebSocket> {
+    tokio::select! {
+        socket = tokio::time::timeout(CONNECT_DEADLINE, socket) => match socket {
+            Ok(Ok(socket)) => Ok(socket),
+            _ => Err(Error::invalid("Timed out waiting for websockets to connect")),
+        },
+        () = operation.cancelled().cancelled() => Err(Error::invalid("the session was cancelled before it began")),
+    }
+}
+
+async fn interactive(
+    live: Arc<Live>,
+    request: ExecRequest,
+    terminal: Socket,
+    control: Socket,
+    operation: Arc<Operation>,
+) -> Result<()> {
+    let mut terminal = connected(terminal, &operation).await?;
+    let mut session = begin(&live, request, None, &operation).await?;
+    let pty = session.pty.take().ok_or_else(|| Error::internal("the monitor gave no terminal"))?;
+    let pty = Arc::new(Pty::new(pty)?);
+    let controlled = tokio::spawn(serve_control(control, Arc::clone(&session.monitor), Some(Arc::clone(&pty))));
+    let mut buffer = vec![0; CHUNK];
+    let mut ended = session.ended.clone();
+    loop {
+        tokio::select! {
+            biased;
+            read = pty.read(&mut buffer) => match read {
+                Ok(0) | Err(_) => break,
+                Ok(count) => {
+                    let data = axum::body::Bytes::copy_from_slice(&buffer[..count]);
+                    if terminal.send(Message::Binary(data)).await.is_err() {
+                        break;
+                    }
+                }
+            },
+            message = terminal.recv() => match message {
+                Some(Ok(Message::Binary(data))) => {
+                    if pty.write_all(&data).await.is_err() {
+                        break;
+                    }
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                // The client went away: the terminal closes, and what runs in it gets SIGHUP.
+                Some(Ok(Message::Text(_) | Message::Close(_)) | Err(_)) | None => break,
+            },
+            // Everything there was to read has been read (biased), and the program is gone: a child that keeps the
+            // terminal open does not keep the session.
+            _ = over(&mut ended) => break,
+            () = operation.cancelled().cancelled() => break,
+        }
+    }
+    // A program that reads its terminal ends with it.
+    drop(pty);
+    controlled.abort();
+    let over = *session.ended.borrow();
+    if over.is_none() {
+        let _ = session.monitor.get_ref().send_exec_signal(libc::SIGHUP);
+    }
+    let code = match tokio::time::timeout(Duration::from_secs(5), session.wait()).await {
+        Ok(code) => code,
+        Err(_) => {
+            let _ = session.monitor.get_ref().send_exec_signal(libc::SIGKILL);
+            session.wait().await
+        }
+    };
+    close(terminal).await;
+    finish(&operation, code);
+    Ok(())
+}
+
+/// The end of a stream as Incus' clients expect it: an empty text frame, then a closed connection.
+async fn close(mut socket: WebSocket) {
+    if socket.send(Message::Text("".into())).await.is_ok() {
+        let _ = socket.send(Message::Close(None)).await;
+    }
+}
+
+async fn piped(
+    live: Arc<Live>,
+    request: ExecRequest,
+    sockets: [Socket; 3],
+    control: Socket,
+    operation: Arc<Operation>,
+) -> Result<()> {
+    let [stdin, stdout, stderr] = sockets;
+    let (stdin, stdout, stderr) = (
+        connected(stdin, &operation).await?,
+        connected(stdout, &operation).await?,
+        connected(stderr, &operation).await?,
+    );
+    let (input_read, input_write) = pipe_pair()?;
+    let (output_read, output_write) = pipe_pair()?;
+    let (error_read, error_write) = pipe_pair()?;
+    let mut session = begin(&live, request, Some([input_read, output_write, error_write]), &operation).await?;
+    let controlled = tokio::spawn(serve_control(control, Arc::clone(&session.monitor), None));
+    let input = tokio::spawn(feed(stdin, pipe::Sender::from_owned_fd(input_write)?));
+    let output = tokio::spawn(drain(stdout, pipe::Receiver::from_owned_fd(output_read)?, session.ended.clone()));
+    let error = tokio::spawn(drain(stderr, pipe::Receiver::from_owned_fd(error_read)?, session.ended.clone()));
+    let mut output_gone = false;
+    let code = tokio::select! {
+        code = session.wait() => code,
+        () = operation.cancelled().cancelled() => {
+            let _ = session.monitor.get_ref().send_exec_signal(libc::SIGKILL);
+            output_gone = true;
+            session.wait().await
+        }
+    };
+    input.abort();
+    if !output_gone {
+        let _ = output.await;
+        let _ = error.await;
+    }
+    controlled.abort();
+    finish(&operation, code);
+    if operation.cancelled().is_cancelled() { Err(Error::invalid("the session was cancelled")) } else { Ok(()) }
+}
+
+fn pipe_pair() -> Result<(OwnedFd, OwnedFd)> {
+    // Close-on-exec for us; the monitor gives its ends to the program by dup2, which clears it. The daemon's end is
+    // made non-blocking by tokio, the program's stays blocking: each end has its own open file description.
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).doing("cannot make a pipe")
+}
+
+/// Moves a websocket into the program's standard input.
+async fn feed(mut socket: WebSocket, mut input: pipe::Sender) {
+    while let Some(Ok(message)) = socket.recv().await {
+        match message {
+            Message::Binary(data) => {
+                if input.write_all(&data).await.is_err() {
+                    break;
+                }
+            }
+            Message::Text(_) | Message::Close(_) => break,
+            Message::Ping(_) | Message::Pong(_) => {}
+        }
+    }
+    drop(input);
+    // The socket stays until the client closes it: some take an early close for a failure.
+    while let Some(Ok(_)) = socket.recv().await {}
+}
+
+/// Moves the program's output into a websocket, until its end or until the program is gone and the pipe is empty.
+async fn drain(mut socket: WebSocket, mut output: pipe::Receiver, mut ended: watch::Receiver<Option<i32>>) {
+    let mut buffer = vec![0; CHUNK];
+    let mut receiving = true;
+    loop {
+        let read = tokio::select! {
+            biased;
+            read = output.read(&mut buffer) => read,
+            message = socket.recv(), if receiving => {
+                // Nothing but its end is expected from the client here; reading answers its pings.
+                receiving = matches!(message, Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Text(_) | Message::Binary(_))));
+                continue;
+            }
+            _ = over(&mut ended) => break,
+        };
+        match read {
+            Ok(count) if count > 0 => {
+                let data = axum::body::Bytes::copy_from_slice(&buffer[..count]);
+                if socket.send(Message::Binary(data)).await.is_err() {
+                    return;
+                }
+            }
+            _ => break,
+        }
+    }
+    close(socket).await;
+}
+
+/// Carries out what the client says about window sizes and signals.
+async fn serve_control(control: Socket, monitor: Arc<AsyncFd<MonitorClient>>, pty: Option<Arc<Pty>>) {
+    let Ok(mut control) = control.await else { return };
+    while let Some(Ok(message)) = control.recv().await {
+        let text = match &message {
+            Message::Text(text) => text.as_bytes(),
+            Message::Binary(data) => data,
+            Message::Close(_) => return,
+            Message::Ping(_) | Message::Pong(_) => continue,
+        };
+        let Ok(message) = serde_json::from_slice::<SessionControl>(text) else { continue };
+        match message.command.as_str() {
+            "window-resize" => {
+                if let (Some(pty), Some(size)) = (&pty, window(&message)) {
+                    pty.resize(size);
+                }
+            }
+            "signal" => {
+                let _ = monitor.get_ref().send_exec_signal(message.signal);
+            }
+            other => tracing::debug!(command = other, "an unknown control message"),
+        }
+    }
+}
+
+/// The size in a window-resize message.
+pub(super) fn window(message: &SessionControl) -> Option<PtySize> {
+    let number = |key: &str| message.args.get(key)?.parse().ok();
+    Some(PtySize { columns: number("width")?, rows: number("height")? })
+}
+
+/// The master side of a terminal.
+pub(super) struct Pty {
+    fd: AsyncFd<OwnedFd>,
+}
+
+impl Pty {
+    pub(super) fn new(fd: OwnedFd) -> Result<Self> {
+        rustix::io::ioctl_fionbio(&fd, true).doing("cannot set up the terminal")?;
+        Ok(Self { fd: register(fd)? })
+    }
+
+    /// Reads what there is; `EIO` means that nobody has the other side open.
+    pub(super) async fn read(&self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            let mut ready = self.fd.readable().await?;
+            match ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut *buffer)?)) {
+                Ok(result) => return result,
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    pub(super) async fn write_all(&self, mut data: &[u8]) -> std::io::Result<()> {
+        while !data.is_empty() {
+            let mut ready = self.fd.writable().await?;
+            if let Ok(written) = ready.try_io(|fd| Ok(rustix::io::write(fd.get_ref(), data)?)) {
+                data = &data[written?..];
+            }
+        }
+        Ok(())
+    }
+
+    fn resize(&self, size: PtySize) {
+        let size = rustix::termios::Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+        if let Err(error) = rustix::termios::tcsetwinsize(self.fd.get_ref(), size) {
+            tracing::debug!(%error, "a terminal could not be resized");
+        }
+    }
+}
+
+/// Where the output of a session without websockets goes.
+struct Recording {
+    dir: PathBuf,
+    url: String,
+}
+
+impl Recording {
+    fn new(app: &App, name: &str) -> Self {
+        Self {
+            dir: app.paths.logs(name).join("exec-output"),
+            url: format!("/1.0/instances/{name}/logs/exec-output"),
+        }
+    }
+}
+
+/// A session without websockets: no input, output recorded or dropped.
+async fn detached(
+    live: Arc<Live>,
+    request: ExecRequest,
+    recording: Option<Recording>,
+    operation: Arc<Operation>,
+) -> Result<()> {
+    let request = ExecRequest { pty: None, ..request };
+    let null = || std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+    let (stdio, urls) = match &recording {
+        None => ([null()?, null()?, null()?], None),
+        Some(recording) => {
+            std::fs::create_dir_all(&recording.dir).doing("cannot keep the output")?;
+            let file = |stream: &str| -> Result<(OwnedFd, String)> {
+                let name = format!("exec_{}.{stream}", operation.id());
+                let file = std::fs::File::create(recording.dir.join(&name)).doing("cannot keep the output")?;
+                Ok((file.into(), format!("{}/{name}", recording.url)))
+            };
+            let ((out, out_url), (err, err_url)) = (file("stdout")?, file("stderr")?);
+            ([null()?, out, err], Some(json!({ "1": out_url, "2": err_url })))
+        }
+    };
+    let mut session = begin(&live, request, Some(stdio), &operation).await?;
+    let code = session.wait().await;
+    let mut values: Vec<(String, Value)> = vec![("return".to_owned(), json!(code))];
+    values.extend(urls.map(|urls| ("output".to_owned(), urls)));
+    operation.update(values);
+    Ok(())
+}

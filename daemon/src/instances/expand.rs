@@ -1,0 +1,172 @@
+//! Instances with their profiles applied, and how they look on the wire.
+
+use std::collections::HashMap;
+
+use duet_client::api::{Instance, InstancePut, InstanceType, StatusCode};
+
+use super::lifecycle::Observed;
+use crate::app::App;
+use crate::config;
+use crate::error::{Error, Result};
+use crate::inventory::{ConfigMap, DeviceMap, InstanceRow, ProfileRow};
+
+/// An instance with its profiles applied.
+#[derive(Clone, Debug)]
+pub struct Expanded {
+    /// Its own row.
+    pub row: InstanceRow,
+    /// Keys, profiles applied in order, its own last.
+    pub config: ConfigMap,
+    /// Devices, likewise.
+    pub devices: DeviceMap,
+}
+
+/// The profiles of the inventory by name.
+pub(super) type ProfileTable = HashMap<String, ProfileRow>;
+
+pub(super) fn profile_table(app: &App) -> Result<ProfileTable> {
+    Ok(app.inventory.profiles()?.into_iter().map(|row| (row.name.clone(), row)).collect())
+}
+
+/// Applies profiles by the rules of the typed table.
+pub(super) fn apply(
+    profiles: &ProfileTable,
+    names: &[String],
+    own_config: &ConfigMap,
+    own_devices: &DeviceMap,
+) -> Result<(ConfigMap, DeviceMap)> {
+    let mut layers = Vec::with_capacity(names.len());
+    for name in names {
+        let profile = profiles.get(name).ok_or_else(|| Error::not_found(format!("Profile \"{name}\" not found")))?;
+        layers.push((&profile.config, &profile.devices));
+    }
+    Ok(config::expand(&layers, own_config, own_devices))
+}
+
+pub(super) fn expand_with(profiles: &ProfileTable, row: InstanceRow) -> Result<Expanded> {
+    let (config, devices) = apply(profiles, &row.profiles, &row.config, &row.devices)?;
+    Ok(Expanded { row, config, devices })
+}
+
+/// One instance by name.
+///
+/// # Errors
+/// Not found, in Incus' words.
+pub fn find(app: &App, name: &str) -> Result<Expanded> {
+    let row = find_row(app, name)?;
+    expand_with(&profile_table(app)?, row)
+}
+
+/// One instance's own row by name.
+///
+/// # Errors
+/// Not found, in Incus' words.
+pub fn find_row(app: &App, name: &str) -> Result<InstanceRow> {
+    app.inventory.instance(name)?.ok_or_else(|| {
+        Error::not_found(format!("Failed to fetch instance \"{name}\" in project \"default\": Instance not found"))
+    })
+}
+
+/// Every instance, by name.
+///
+/// # Errors
+/// The inventory's.
+pub fn expand_all(app: &App) -> Result<Vec<Expanded>> {
+    let profiles = profile_table(app)?;
+    app.inventory.instances()?.into_iter().map(|row| expand_with(&profiles, row)).collect()
+}
+
+/// The status that goes with what is observed.
+pub fn status_of(observed: Observed) -> StatusCode {
+    match observed {
+        Observed::Stopped => StatusCode::Stopped,
+        Observed::Running => StatusCode::Running,
+        Observed::Frozen => StatusCode::Frozen,
+    }
+}
+
+impl Expanded {
+    /// The wire form.
+    pub fn render(&self, app: &App) -> Instance {
+        let status = status_of(app.instances.slot(self.row.id).observed());
+        Instance {
+            architecture: self.row.architecture.clone(),
+            config: self.row.config.clone(),
+            devices: self.row.devices.clone(),
+            ephemeral: self.row.ephemeral,
+            profiles: self.row.profiles.clone(),
+            stateful: false,
+            description: self.row.description.clone(),
+            created_at: self.row.created_at.into(),
+            expanded_config: self.config.clone(),
+            expanded_devices: self.devices.clone(),
+            name: self.row.name.clone(),
+            status: status.to_string(),
+            status_code: status,
+            last_used_at: self.row.last_used_at.into(),
+            location: "none".into(),
+            kind: InstanceType::Container,
+            project: "default".into(),
+        }
+    }
+
+    /// What a client may change, for entity tags and PATCH. What the daemon itself records (`volatile.*`) is left out
+    /// of the tag, so that a start between a client's GET and PUT does not spoil the PUT.
+    pub fn tag(&self) -> String {
+        let mut put = self.writable();
+        put.config.retain(|key, _| !key.starts_with("volatile."));
+        crate::api::response::etag(&put)
+    }
+
+    /// What a client may change.
+    pub fn writable(&self) -> InstancePut {
+        InstancePut {
+            architecture: self.row.architecture.clone(),
+            config: self.row.config.clone(),
+            devices: self.row.devices.clone(),
+            ephemeral: self.row.ephemeral,
+            profiles: Some(self.row.profiles.clone()),
+            restore: String::new(),
+            stateful: false,
+            description: self.row.description.clone(),
+        }
+    }
+}
+
+/// Checks that what devices name exists: pools and networks.
+///
+/// # Errors
+/// With the name of what does not.
+pub fn check_references(app: &App, devices: &DeviceMap) -> Result<()> {
+    for (name, device) in devices {
+        let kind = device.get("type").map_or("", String::as_str);
+        if kind == "disk"
+            && let Some(pool) = device.get("pool")
+            && app.inventory.pool(pool)?.is_none()
+        {
+            return Err(Error::invalid(format!("device \"{name}\": there is no storage pool \"{pool}\"")));
+        }
+        if kind == "nic"
+            && let Some(network) = device.get("network")
+            && app.inventory.network(network)?.is_none()
+        {
+            return Err(Error::invalid(format!("device \"{name}\": there is no managed network \"{network}\"")));
+        }
+    }
+    Ok(())
+}
+
+/// The pool that the root disk names.
+///
+/// # Errors
+/// Where there is no root disk.
+pub fn root_pool(devices: &DeviceMap) -> Result<String> {
+    let is_root = |d: &&std::collections::BTreeMap<String, String>| {
+        d.get("type").is_some_and(|t| t == "disk") && d.get("path").is_some_and(|p| p == "/") && !d.contains_key("source")
+    };
+    devices.values().find(is_root).and_then(|d| d.get("pool")).cloned().ok_or_else(|| {
+        Error::invalid(
+            "No root device could be found: give the instance or one of its profiles a disk device with path=/ and a pool",
+        )
+    })
+}

@@ -1,0 +1,98 @@
+//! Files of an instance, running or stopped, through the rooted file service.
+//!
+//! For a running instance the service joins its namespaces and has no more rights than its root. For a stopped one it
+//! works below a detached mount of the root filesystem; the instance is claimed meanwhile, since an overlay must not be
+//! mounted twice for writing.
+
+use std::os::fd::AsFd;
+
+use duet_container::files::{FileError, FileSession, Target};
+use duet_container::rootfs;
+
+use super::expand;
+use super::idmap::RANGE;
+use super::lifecycle::{Observed, Request};
+use super::slot::Held;
+use crate::app::App;
+use crate::config::InstanceSettings;
+use crate::error::{Context, Error, Kind, Result, blocking};
+
+/// A session, and the claim that goes with it.
+pub struct Files {
+    /// The service.
+    pub session: FileSession,
+    /// For a stopped instance.
+    _held: Option<Held>,
+}
+
+/// Translates the service's failure.
+pub fn failure(error: &FileError) -> Error {
+    let kind = match error {
+        FileError::NotFound { .. } => Kind::NotFound,
+        FileError::PermissionDenied { .. } => Kind::Forbidden,
+        FileError::Exists { .. }
+        | FileError::NotADirectory { .. }
+        | FileError::IsADirectory { .. }
+        | FileError::NotEmpty { .. }
+        | FileError::LinkLoop { .. }
+        | FileError::BadPath { .. }
+        | FileError::NameTooLong { .. }
+        | FileError::SpecialFile { .. }
+        | FileError::ReadOnly { .. }
+        | FileError::Busy { .. }
+        | FileError::CrossesFilesystems { .. }
+        | FileError::BadId { .. }
+        | FileError::Changed { .. }
+        | FileError::BadHandle
+        | FileError::TooManyHandles
+        | FileError::ContainerStopped => Kind::Invalid,
+        FileError::NoSpace { .. }
+        | FileError::SessionLost
+        | FileError::TimedOut(_)
+        | FileError::Setup { .. }
+        | FileError::Protocol(_)
+        | FileError::Start { .. }
+        | FileError::Transfer(_)
+        | FileError::Other { .. } => Kind::Internal,
+    };
+    Error::new(kind, error.to_string())
+}
+
+/// Opens a session.
+///
+/// # Errors
+/// Where the instance is not there, or its root cannot be mounted.
+pub async fn open(app: &App, name: &str) -> Result<Files> {
+    let row = expand::find_row(app, name)?;
+    let slot = app.instances.slot(row.id);
+    let program = app.instances.monitor_path().to_owned();
+    if let Some(live) = slot.live() {
+        let session = blocking(move || {
+            let target = Target::Running {
+                pid: live.init_pid,
+                pidfd: live.pidfd.as_fd(),
+                user_namespace: live.idmap.is_some(),
+            };
+            FileSession::spawn(&program, &target).map_err(|e| failure(&e))
+        })
+        .await?;
+        return Ok(Files { session, _held: None });
+    }
+    let held = slot.claim_when_idle(Request::Update).await?;
+    if held.from() != Observed::Stopped {
+        drop(held);
+        return Box::pin(open(app, name)).await;
+    }
+    let expanded = expand::find(app, name)?;
+    let privileged = InstanceSettings::from_config(&expanded.config).is_ok_and(|s| s.privileged);
+    let pool = app.pools.get(&row.pool)?;
+    app.instances.forget_usage(row.id);
+    let session = blocking(move || -> Result<FileSession> {
+        let source = pool.volume_root(&expanded.row.volume)?;
+        let root = rootfs::open_detached(&source, None, false, true).doing("cannot mount the instance's root")?;
+        let target = Target::Root { root: root.as_fd(), id_limit: (!privileged).then_some(RANGE) };
+        FileSession::spawn(&program, &target).map_err(|e| failure(&e))
+    })
+    .await?;
+    Ok(Files { session, _held: Some(held) })
+}
