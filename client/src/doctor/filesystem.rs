@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use duet_container::rootfs::{RootSource, open_detached};
 use rustix::fs::{Mode, OFlags, StatVfs};
-use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
 
 use super::{Check, Options, ids, said};
 
@@ -98,22 +97,8 @@ impl Scratch {
     }
 
     fn open(&self, source: &RootSource) -> Result<OwnedFd, String> {
-        as_container_root(|| open_detached(source, Some(self.userns.as_fd()), false, false)).map_err(said)
+        open_detached(source, Some(self.userns.as_fd()), false, false).map_err(said)
     }
-}
-
-/// Runs something on a thread that makes files as the container's root and keeps its capabilities (capabilities(7),
-/// credentials(7)). overlayfs goes on using the identity of whoever created it, and the id map of a layer has no
-/// place for the host's root: its work directory could not be made, and the overlay would be read-only.
-fn as_container_root<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    let thread = || {
-        // Where it is not allowed, the overlay turns out to be read-only, and that is reported.
-        let _ = set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP);
-        nix::unistd::setfsuid(ids::base().into());
-        nix::unistd::setfsgid(ids::base().into());
-        work()
-    };
-    std::thread::scope(|scope| scope.spawn(thread).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
 /// What the filesystem is called, from the mount that holds the directory.
