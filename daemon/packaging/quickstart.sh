@@ -37,6 +37,8 @@ get_programs() {
         renewed=1
     fi
     make -s -C "$top" install
+    # Who is in this group may use the socket, which is as good as being root.
+    getent group duet >/dev/null || groupadd --system duet
     echo "duet, duetd and duet-monitor are in $bin."
 }
 
@@ -109,7 +111,7 @@ say_what_next() {
     [ -z "${DUET_DIR:-}" ] || with="export DUET_DIR=$state; "
     cat <<NEXT
 
-Next, type (as root):
+Next, type (as root, or as a member of the group "duet", which is as mighty):
   ${with}duet exec $name -- bash             a shell in it
   duet launch $image c2            another one
   duet snapshot create $name before   a snapshot; 'duet snapshot restore $name before' goes back to it
