@@ -163,6 +163,13 @@ fn from_source(app: &App, post: ImagesPost) -> Result<Arc<Operation>> {
     };
     let working = app.clone();
     match source.kind.as_str() {
+        "build" => {
+            let recipe = images::recipe(&source.recipe)?;
+            let plan = Plan::new("Building image").cancellable();
+            Ok(app.operations.spawn(plan, |operation| async move {
+                images::build(&working, recipe, &source.mirror, facts, &operation).await
+            }))
+        }
         "instance" | "container" | "snapshot" => {
             let publication = images::Publication::check(app, &source.name, &post.compression_algorithm)?;
             let plan = Plan::new("Publishing image").cancellable();

@@ -5,6 +5,7 @@
 //! first made there.
 
 mod add;
+mod build;
 
 mod export;
 mod publish;
@@ -14,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use duet_client::api::InstanceSource;
-use duet_images::{ImageError, ImageFiles, Observer, Progress, UnpackOptions, Unpacked};
+use duet_images::{Compress, ImageError, ImageFiles, Observer, Progress, UnpackOptions, Unpacked};
 use serde_json::Value;
 
 use crate::app::App;
@@ -25,6 +26,7 @@ use crate::storage::{self, Fingerprint, Made};
 
 pub use add::{Facts, Incoming, Upload, add};
 
+pub use build::{build, recipe};
 pub use export::{Export, export};
 pub use publish::{Publication, publish};
 
@@ -47,6 +49,16 @@ impl Images {
 pub fn failure(error: &ImageError) -> Error {
     let kind = if error.is_bad_image() { Kind::Invalid } else { Kind::Internal };
     Error::new(kind, error.to_string())
+}
+
+/// How images made here are compressed: `images.compression_algorithm`, else zstd.
+///
+/// # Errors
+/// The inventory's.
+fn compression(app: &App) -> Result<Compress> {
+    let config = app.inventory.server_config()?;
+    let chosen = config.get("images.compression_algorithm").filter(|v| !v.is_empty());
+    chosen.map_or(Ok(Compress::default()), |word| word.parse().map_err(|e| Error::invalid(format!("images.compression_algorithm: {e}"))))
 }
 
 /// Passes progress on to an operation, at most a few times a second.

@@ -31,7 +31,7 @@ impl Publication {
     /// Where it is not there, or runs.
     pub fn check(app: &App, name: &str, compression: &str) -> Result<Self> {
         let compress = match compression {
-            "" => Compress::default(),
+            "" => super::compression(app)?,
             word => word.parse().map_err(|e| Error::invalid(format!("compression_algorithm: {e}")))?,
         };
         let (instance, wanted) = snapshot::split(name);

@@ -36,7 +36,7 @@ use super::{
 };
 
 /// MTU of a bridge whose configuration names none: Ethernet's.
-const DEFAULT_MTU: u32 = 1500;
+pub(super) const DEFAULT_MTU: u32 = 1500;
 
 /// Who owns links: an alias `duet:<state directory>`.
 #[derive(Debug, Clone)]

@@ -49,6 +49,7 @@ mod sysctl;
 mod tests;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -90,6 +91,17 @@ pub struct Network {
     pub hosts: Vec<StaticHost>,
 }
 
+/// A network without what the host's kernel, as it is today, doesn't have.
+fn usable(network: &Network) -> Cow<'_, Network> {
+    if network.config.ipv6.is_none() || sysctl::has_ipv6() {
+        return Cow::Borrowed(network);
+    }
+    tracing::warn!(network = network.name, "the kernel has no IPv6; the network comes up without it");
+    let mut network = network.clone();
+    network.config.ipv6 = None;
+    Cow::Owned(network)
+}
+
 /// The manager; cheap to clone. It acts in the network namespace of the thread that made it.
 #[derive(Debug, Clone)]
 pub struct Manager(Arc<Inner>);
@@ -108,6 +120,9 @@ struct Inner {
 impl Manager {
     /// Opens a netlink connection. Needs a tokio runtime.
     pub fn new(duet_dir: &Path) -> Result<Self> {
+        // It goes into the configuration of programs that run elsewhere.
+        let duet_dir =
+            &std::path::absolute(duet_dir).map_err(|e| Error::system("cannot tell the current directory", e))?;
         Ok(Manager(Arc::new(Inner {
             rtnl: Rtnl::open()?,
             owner: Owner::new(duet_dir),
@@ -160,6 +175,7 @@ impl Manager {
     /// are as configured. Hosts that are not given are left as they are. What is right is not touched.
     pub async fn bridge_up(&self, network: &Network) -> Result<()> {
         let _changing = self.0.changes.lock().await;
+        let network = &*usable(network);
         let outcome = self.link_up(network).await?;
         self.load_firewall([network]).await?;
         self.serve(network, outcome.created, false).await
@@ -171,21 +187,21 @@ impl Manager {
     pub async fn bridges_up(&self, networks: &[Network]) -> Vec<(String, Error)> {
         let _changing = self.0.changes.lock().await;
         let mut failures = Vec::new();
-        let mut linked = Vec::new();
-        for network in networks {
-            match self.link_up(network).await {
+        let mut linked: Vec<(Cow<'_, Network>, bridge::Outcome)> = Vec::new();
+        for network in networks.iter().map(usable) {
+            match self.link_up(&network).await {
                 Ok(outcome) => linked.push((network, outcome)),
                 Err(error) => failures.push((network.name.clone(), error)),
             }
         }
-        if let Err(error) = self.load_firewall(linked.iter().map(|(network, _)| *network)).await {
+        if let Err(error) = self.load_firewall(linked.iter().map(|(network, _)| &**network)).await {
             let message = error.to_string();
             let each = linked.iter().map(|(network, _)| network.name.clone());
             failures.extend(each.map(|name| (name, Error::Nft { message: message.clone() })));
             return failures;
         }
         for (network, outcome) in linked {
-            if let Err(error) = self.serve(network, outcome.created, true).await {
+            if let Err(error) = self.serve(&network, outcome.created, true).await {
                 failures.push((network.name.clone(), error));
             }
         }
@@ -286,7 +302,9 @@ impl Manager {
     /// Plugs a NIC into a bridge and into a container's network namespace, running or just being made. The container's
     /// end is left down for the guest to raise.
     pub async fn attach_nic(&self, spec: &NicSpec<'_>) -> Result<()> {
-        nic::attach(&self.0.rtnl, spec).await
+        // Of a managed bridge we know what we made it; of another the kernel must be asked.
+        let known = self.up().get(spec.parent).map(|config| config.mtu.unwrap_or(bridge::DEFAULT_MTU));
+        nic::attach(&self.0.rtnl, spec, known).await
     }
 
     /// Removes a NIC by its host end's name. One that is gone already is fine.

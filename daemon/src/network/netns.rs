@@ -23,13 +23,7 @@
 //!
 //! The socket keeps the namespace alive, with all links in it: a watcher must be dropped when its container stops.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    io,
-    os::fd::OwnedFd,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use duet_client::api;
 use rtnetlink::{
@@ -97,7 +91,7 @@ impl NetnsState {
     }
 
     /// As the API shows it, by link name. The host's ends of the veths are looked up in the caller's namespace.
-    pub fn to_api(&self) -> HashMap<String, api::InstanceStateNetwork> {
+    pub fn to_api(&self) -> BTreeMap<String, api::InstanceStateNetwork> {
         let lookup = rustix::net::socket_with(Domain::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok();
         // An index says nothing of the namespace it is in; only a name of our form is one of ours.
         let host_name = |index: u32| index_to_name(lookup.as_ref()?, index).ok().filter(|name| is_host_name(name));

@@ -167,7 +167,7 @@ pub(super) async fn fill_defaults_pinging(
 
 /// Whether anyone answers an ICMP echo to this address within [`PING_DEADLINE`]. Failing to ask (no route, no
 /// permission) counts as no answer.
-async fn answers_ping(address: Ipv4Addr) -> bool {
+pub(super) async fn answers_ping(address: Ipv4Addr) -> bool {
     tokio::time::timeout(PING_DEADLINE, ping(address)).await.is_ok_and(|asked| asked.is_ok())
 }
 
@@ -198,5 +198,75 @@ async fn ping(address: Ipv4Addr) -> std::io::Result<()> {
         if from == Some(IpAddr::V4(address)) && reply.first() == Some(&0) && reply.get(4..8) == Some(&request[4..8]) {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    fn private_net() -> impl Strategy<Value = IpNet> {
+        let base = prop_oneof![Just(0x0a00_0000_u32), Just(0xac10_0000), Just(0xc0a8_0000), any::<u32>()];
+        (base, any::<u32>(), 9_u8..=32).prop_map(|(base, random, length)| {
+            let host_bits = if base == 0x0a00_0000 { 24 } else { 20 };
+            let address = base | (random & ((1 << host_bits) - 1));
+            IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::from(address), length))
+        })
+    }
+
+    fn overlap(a: IpNet, b: IpNet) -> bool {
+        a.trunc().contains(&b.trunc()) || b.trunc().contains(&a.trunc())
+    }
+
+    proptest! {
+        // Where 10/8 is covered a case goes through all that is left.
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn what_is_chosen_is_free(nets in prop::collection::vec(private_net(), 0..60), seed: u64) {
+            let mut occupied = Occupied::default();
+            nets.iter().for_each(|net| occupied.add(*net, "it"));
+            let mut rng = StdRng::seed_from_u64(seed);
+            match choose_ipv4(&occupied, &mut rng) {
+                Ok(chosen) => {
+                    prop_assert_eq!(chosen.prefix_len(), 24);
+                    prop_assert!(chosen.addr().is_private() && chosen.addr().octets()[3] == 1);
+                    prop_assert!(nets.iter().all(|net| !overlap(*net, IpNet::V4(chosen))), "{}", chosen);
+                }
+                // 60 subnets of /9 and smaller can cover 10/8, but hardly all three private ranges.
+                Err(error) => prop_assert!(occupied.conflict("10.0.0.0/8".parse().unwrap()).is_some(), "{}", error),
+            }
+        }
+
+        #[test]
+        fn ipv6_is_unique_local_and_free(seed: u64) {
+            let mut occupied = Occupied::default();
+            let first = choose_ipv6(&occupied, &mut StdRng::seed_from_u64(seed)).unwrap();
+            prop_assert!(first.addr().is_unique_local() && first.prefix_len() == 64);
+            // The same generator chooses the same.
+            prop_assert_eq!(first, choose_ipv6(&occupied, &mut StdRng::seed_from_u64(seed)).unwrap());
+            occupied.add(IpNet::V6(first), "it");
+            let second = choose_ipv6(&occupied, &mut StdRng::seed_from_u64(seed)).unwrap();
+            prop_assert!(!overlap(IpNet::V6(first), IpNet::V6(second)));
+        }
+    }
+
+    #[test]
+    fn the_last_free_subnet_is_found() {
+        let mut occupied = Occupied::default();
+        for net in ["10.0.0.0/8", "172.16.0.0/12"] {
+            occupied.add(net.parse().unwrap(), "it");
+        }
+        for third in (0..=255).filter(|third| *third != 77) {
+            occupied.add(format!("192.168.{third}.0/24").parse().unwrap(), "it");
+        }
+        let chosen = choose_ipv4(&occupied, &mut rand::rng()).unwrap();
+        assert_eq!(chosen.to_string(), "192.168.77.1/24");
+        occupied.add("192.168.77.128/32".parse().unwrap(), "it");
+        let error = choose_ipv4(&occupied, &mut rand::rng()).unwrap_err().to_string();
+        assert!(error.contains("no free IPv4 subnet") && error.contains("ipv4.address"), "{error}");
     }
 }

@@ -282,3 +282,27 @@ fn chooses_a_subnet_beside_what_the_host_uses() {
         assert!(manager.check_free("duetbr1", &chosen, &[]).await.is_err());
     });
 }
+
+#[test]
+fn a_subnet_where_somebody_answers_is_taken() {
+    isolated(|host| async move {
+        assert!(subnet::answers_ping(Ipv4Addr::LOCALHOST).await);
+        // No route, and then a route to nobody.
+        assert!(!subnet::answers_ping(Ipv4Addr::new(192, 0, 2, 1)).await);
+        run("ip link add up0 type veth peer name far0; ip link set up0 up; ip link set far0 up");
+        run("ip addr add 192.0.2.2/24 dev up0");
+        let begun = Instant::now();
+        assert!(!subnet::answers_ping(Ipv4Addr::new(192, 0, 2, 1)).await);
+        assert!(begun.elapsed() < Duration::from_secs(1));
+        // Where all of 10/8 answers, answers mean nothing.
+        let portal = Space::new();
+        let netns = format!("/proc/{}/fd/{}", std::process::id(), portal.fd.as_raw_fd());
+        run(&format!("ip link set far0 netns {netns}"));
+        portal.run("ip link set far0 up; ip addr add 192.0.2.1/24 dev far0; ip route add local 10.0.0.0/8 dev lo");
+        run("ip route add default via 192.0.2.1");
+        assert!(subnet::answers_ping(Ipv4Addr::new(10, 1, 2, 1)).await);
+        let mut map = ConfigMap::new();
+        host.manager().fill_defaults(&mut map, &[]).await.unwrap();
+        BridgeConfig::parse(&map).unwrap();
+    });
+}
