@@ -1,5 +1,6 @@
 //! Images.
 mod acl;
+pub mod build;
 pub mod compress;
 mod decompress;
 pub mod entry;
@@ -15,6 +16,7 @@ pub mod tar;
 pub mod template;
 mod tree;
 pub mod unpack;
+pub use build::{BuildOptions, Built, Recipe, build, find_recipe, recipes};
 pub use compress::Compress;
 pub use error::{ImageError, Result};
 pub use fingerprint::{HashingWriter, fingerprint, is_fingerprint};

@@ -152,7 +152,7 @@ mod tests {
     fn broken_records_are_refused() {
         for data in [
             &b"x path=a\n"[..],
-            b"9 path=a\n",
+            b"8 path=a\n",
             b"99 path=a\n",
             b"10 path=a",
             b"3 \n",
