@@ -48,6 +48,8 @@ impl Waitready {
         loop {
             let error = match context.client.get::<Value>(&Url::new(&["internal", "ready"])).await {
                 Ok(_) => return Ok(()),
+                // It answers, which is all that an older daemon without this path can say.
+                Err(error) if error.is_not_found() => return Ok(()),
                 Err(error) => error,
             };
             let starting = error.is_unreachable() || error.code().is_some_and(|code| code.as_u16() == 503);

@@ -45,7 +45,7 @@ pub(crate) fn recipes() -> ArgValueCandidates {
 }
 
 /// The recipes that come with Duet.
-const RECIPES: [&str; 5] = ["debian/13", "debian/12", "ubuntu/24.04", "ubuntu/22.04", "busybox"];
+pub(crate) const RECIPES: [&str; 5] = ["debian/13", "debian/12", "ubuntu/24.04", "ubuntu/22.04", "busybox"];
 
 fn names(collection: &str) -> Vec<CompletionCandidate> {
     // The last part of "/1.0/instances/c1".

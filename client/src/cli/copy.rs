@@ -5,6 +5,7 @@ use clap::Args;
 
 use super::context::Context;
 use super::lifecycle::rename;
+use super::output::print_line;
 use super::parse::{device_option, instance_and_snapshot, key_value, local_name, required_name};
 use crate::Url;
 use crate::api::{ConfigMap, DevicesMap, Instance, InstanceSnapshot, InstanceSource, InstanceType, InstancesPost};
@@ -98,7 +99,9 @@ impl Copy {
         if target.is_empty() {
             let url = operation.as_ref().and_then(|operation| operation.resources.get("instances")?.first());
             let name = url.and_then(|url| url.rsplit('/').next()).unwrap_or_default();
-            context.remark(&format!("Instance name is: {name}"));
+            if !context.quiet {
+                print_line(&format!("Instance name is: {name}"))?;
+            }
         }
         Ok(())
     }

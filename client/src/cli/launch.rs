@@ -1,15 +1,16 @@
 //! launch and create (init).
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileTypeExt as _;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 
+use super::complete::RECIPES;
 use super::context::Context;
 use super::lifecycle::{kind_from_flags, wait_for};
-use super::output::from_yaml;
+use super::output::{from_yaml, print_line};
 use super::parse::{device_option, key_value, local_name};
 use crate::Url;
 use crate::api::{InstanceSource, InstancesPost, Operation, WaitCondition};
@@ -115,8 +116,8 @@ async fn create(context: &Context, new: NewInstance, verb: &str, start: bool) ->
     let request = request(&new, &name, start)?;
     if !context.quiet {
         match name.as_str() {
-            "" => println!("{verb} the instance"),
-            name => println!("{verb} {name}"),
+            "" => print_line(&format!("{verb} the instance"))?,
+            name => print_line(&format!("{verb} {name}"))?,
         }
     }
     let label = format!("{verb} {name}");
@@ -129,7 +130,7 @@ async fn create(context: &Context, new: NewInstance, verb: &str, start: bool) ->
     };
     let made = made_name(&operation).map_or(name.clone(), str::to_owned);
     if name.is_empty() && !context.quiet {
-        println!("Instance name is: {made}");
+        print_line(&format!("Instance name is: {made}"))?;
     }
     Ok(made)
 }
@@ -223,7 +224,7 @@ async fn from_image(
         }
         result => result,
     };
-    result.map_err(|error| match is_missing(&error) && image.contains('/') {
+    result.map_err(|error| match is_missing(&error) && RECIPES.contains(&image) {
         true => error.context(format!("there is no image {image:?} yet (\"duet image build {image}\" makes it)")),
         false => error,
     })
@@ -265,6 +266,5 @@ pub(super) fn piped_input() -> anyhow::Result<Option<String>> {
     }
     let mut text = String::new();
     file.read_to_string(&mut text).context("cannot read standard input")?;
-    std::io::stdout().flush()?;
     Ok(Some(text).filter(|text| !text.trim().is_empty()))
 }

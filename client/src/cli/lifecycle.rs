@@ -89,8 +89,15 @@ pub(super) async fn start(context: &Context, name: &str) -> anyhow::Result<()> {
     let result = change_state(context, name, "Starting", &action("start")).await;
     let Err(error) = result else { return Ok(()) };
     // The daemon says what failed to run; what the instance said is in its log.
-    let failed = error.downcast_ref::<Error>().is_some_and(|error| matches!(error, Error::Failed { .. }));
-    if failed { Err(error.context(format!("{name} did not start (see \"duet info {name} --show-log\")"))) } else { Err(error) }
+    if has_failed(&error) {
+        return Err(error.context(format!("{name} did not start (see \"duet info {name} --show-log\")")));
+    }
+    Err(error)
+}
+
+/// True for an operation that tried and failed, and not for one that found nothing to do ("already running").
+fn has_failed(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Error::Failed { message, .. }) if !message.contains(" already "))
 }
 
 /// Stop instances
@@ -124,8 +131,8 @@ impl Stop {
             let put = &put;
             async move {
                 let result = change_state(context, &name, "Stopping", put).await;
-                match (&result, put.force) {
-                    (Err(error), false) if error.downcast_ref().is_some_and(|e| matches!(e, Error::Failed { .. })) => {
+                match &result {
+                    Err(error) if !put.force && has_failed(error) => {
                         result.with_context(|| format!("{name} did not stop (\"duet stop -f {name}\" kills it)"))
                     }
                     _ => result,

@@ -29,20 +29,21 @@ pub(crate) async fn send_all(mut sender: Sender, mut chunks: mpsc::Receiver<Byte
 }
 
 /// Writes what comes until the end is marked or the websocket closes. Where the output cannot be written any more
-/// (its reader is gone), the rest is dropped so that the command is not held up.
+/// (its reader is gone), the websocket is closed: the command finds its own output closed, as it would here.
 pub(crate) async fn receive_all<W>(mut receiver: Receiver, mut output: W) -> anyhow::Result<()>
 where
     W: AsyncWrite + Unpin,
 {
-    let mut writable = true;
     while let Some(message) = receiver.next().await {
         match message {
-            Ok(Message::Binary(bytes)) if writable => {
+            Ok(Message::Binary(bytes)) => {
                 let written = async {
                     output.write_all(&bytes).await?;
                     output.flush().await
                 };
-                writable = written.await.is_ok();
+                if written.await.is_err() {
+                    break;
+                }
             }
             Ok(Message::Text(_) | Message::Close(_)) => break,
             Ok(_) => {}

@@ -239,7 +239,7 @@ async fn delete_tree(context: &Context, root: &Remote) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Edit a file in an instance with your editor
+/// Edit a file in an instance with your editor, or replace it by what is piped in
 #[derive(Debug, Args)]
 pub(crate) struct Edit {
     /// INSTANCE/PATH
@@ -262,6 +262,9 @@ impl Edit {
                 FileOwner::default()
             }
         };
+        if let Some(text) = super::launch::piped_input()? {
+            return Ok(remote.put(context, FileKind::File, owner, text_body(text)).await?);
+        }
         let before = std::fs::read(&local)?;
         edit_file(&local)?;
         let after = std::fs::read(&local).context("cannot read the edited file again")?;

@@ -1,6 +1,6 @@
 //! Tables: boxed, compact or comma separated.
 
-use comfy_table::{CellAlignment, ContentArrangement, ContentLineStyle, LineStyle, TableStyle};
+use comfy_table::{ContentArrangement, ContentLineStyle, LineStyle, TableStyle};
 
 /// A line under every row, the names centred: what Incus draws.
 const BOXED: TableStyle = TableStyle::new()
@@ -39,11 +39,7 @@ impl Table {
         let mut table = comfy_table::Table::new();
         table.load_style(style).set_content_arrangement(ContentArrangement::Disabled);
         if header {
-            table.set_header(
-                self.headers
-                    .iter()
-                    .map(|text| comfy_table::Cell::new(text).set_alignment(CellAlignment::Center)),
-            );
+            table.set_header(self.centred_headers());
         }
         for row in &self.rows {
             table.add_row(row);
@@ -51,9 +47,25 @@ impl Table {
         table
     }
 
+    /// The names with so many spaces before them that they stand in the middle, rather to the left.
+    fn centred_headers(&self) -> Vec<String> {
+        let width = |text: &str| text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+        let centred = |(column, header): (usize, &String)| {
+            let cells = self.rows.iter().map(|row| width(&row[column]));
+            let widest = cells.max().unwrap_or(0);
+            format!("{:indent$}{header}", "", indent = widest.saturating_sub(width(header)) / 2)
+        };
+        self.headers.iter().enumerate().map(centred).collect()
+    }
+
     /// With lines.
     pub(crate) fn boxed(&self, header: bool) -> String {
-        format!("{}\n", self.drawn(header, BOXED))
+        let mut table = self.drawn(header, BOXED);
+        if self.rows.is_empty() {
+            // The line under the names is the last one already.
+            table.style_mut().bottom_border = LineStyle::default();
+        }
+        format!("{table}\n")
     }
 
     /// Without lines, two spaces between columns.
@@ -126,7 +138,7 @@ mod tests {
 
     #[test]
     fn compact_has_no_lines() {
-        assert_eq!(sample().compact(false), "  c1   RUNNING\n  c2   a\n       b\n");
+        assert_eq!(sample().compact(false), "  c1  RUNNING\n  c2  a\n      b\n");
     }
 
     #[test]
