@@ -94,6 +94,7 @@ fn unescape(text: &str) -> Option<String> {
 pub fn router(app: App) -> Router {
     Router::new()
         .route("/", get(server::versions))
+        .route("/internal/ready", get(server::ready))
         .route("/1.0", get(server::get).put(server::put).patch(server::patch))
         .route("/1.0/events", get(events::listen))
         .route("/1.0/metadata/configuration", get(projects::configuration))
