@@ -140,7 +140,6 @@ impl MonitorClient {
         let packet = match socket::receive(&self.socket, &mut buffer) {
             Ok(packet) => packet,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(ClientError::Closed),
             Err(source) => return Err(ClientError::Io { step: "receive", source }),
         };
         if packet.len == 0 {
@@ -236,9 +235,10 @@ impl MonitorClient {
     pub fn console(&self, force: bool) -> Result<OwnedFd, ClientError> {
         let request = Request::Console { force };
         match self.call(&request, &[])? {
-            (Reply::Console, fds) => fds.into_iter().next().ok_or_else(|| {
-                ProtocolError::Descriptors { request: "console", expected: 1, got: 0 }.into()
-            }),
+            (Reply::Console, fds) => fds
+                .into_iter()
+                .next()
+                .ok_or_else(|| ProtocolError::Descriptors { request: "console", expected: 1, got: 0 }.into()),
             (reply, _) => Err(unexpected(&request, &reply)),
         }
     }

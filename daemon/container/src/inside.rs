@@ -1,13 +1,15 @@
 //! Code that runs in the container's own processes: in init until it executes its program, in the programs that are
 //! started later, and in the short-lived helpers of hot plug. All of it runs in forked children of the monitor.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::thread::CapabilitySet;
-use rustix::thread::{Gid, Uid};
+use rustix::process::{Pid, Resource};
+use rustix::thread::{CapabilitySet, Gid, Uid};
 
 use crate::confine::{capabilities, seccomp};
+use crate::spec::Rlimit;
 use crate::step::{Step, StepError};
 
 pub(crate) mod exec;
@@ -16,6 +18,9 @@ pub(crate) mod init;
 pub(crate) mod link;
 pub(crate) mod mounts;
 pub(crate) mod paths;
+
+/// The abstract name, in the container's network namespace, under which its init can say that the system is up.
+pub const NOTIFY_NAME: &str = "duet/notify";
 
 /// The environment's default `PATH`, as the peers set it.
 pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -44,7 +49,10 @@ pub(crate) fn confine(dropped: CapabilitySet) -> Result<(), StepError> {
 
 /// The capabilities that processes of a container lose, given the names that its specification adds.
 pub(crate) fn dropped_capabilities(names: &[String]) -> CapabilitySet {
-    names.iter().filter_map(|name| capabilities::capability_by_name(name)).fold(capabilities::ALWAYS_DROPPED, |a, b| a | b)
+    names
+        .iter()
+        .filter_map(|name| capabilities::capability_by_name(name))
+        .fold(capabilities::ALWAYS_DROPPED, |a, b| a | b)
 }
 
 /// Leaves the host's key rings and becomes a user of the container. A kernel without keys is as good.
@@ -70,11 +78,27 @@ pub(crate) fn reset_process() {
 /// Sets the calling process's out-of-memory score back to that of an ordinary one.
 pub(crate) fn reset_oom_score() {
     // The monitor may have been unable to lower it, and then there is nothing to undo.
-    if let Ok(file) =
-        rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-    {
+    if let Ok(file) = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
         let _ = rustix::io::write(file, b"0");
     }
+}
+
+/// The bounds on open files that systemd gives to services and expects to find (systemd-system.conf(5),
+/// `DefaultLimitNOFILE=`), independent of how the daemon was started.
+const OPEN_FILES: rustix::process::Rlimit = rustix::process::Rlimit { current: Some(1024), maximum: Some(524_288) };
+
+/// Sets the resource limits of a process of the container (`None`: of the caller), from the host's side.
+pub(crate) fn set_rlimits(limits: &BTreeMap<String, Rlimit>, pid: Option<Pid>) -> Result<(), StepError> {
+    if !limits.contains_key("nofile") {
+        // A daemon without CAP_SYS_RESOURCE cannot raise its own limit; then the container has to do with that.
+        let _ = rustix::process::prlimit(pid, Resource::Nofile, OPEN_FILES);
+    }
+    for (name, limit) in limits {
+        let Some(resource) = crate::spec::rlimit_by_name(name) else { continue };
+        let limit = rustix::process::Rlimit { current: limit.soft, maximum: limit.hard };
+        rustix::process::prlimit(pid, resource, limit).step_at("set the resource limit", name)?;
+    }
+    Ok(())
 }
 
 /// Opens the calling process's root directory.

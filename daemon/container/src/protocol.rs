@@ -13,7 +13,8 @@
 //!
 //! *Control* (`monitor.sock` in the run directory): any number of connections. Each request gets exactly one reply, in
 //! order. Three kinds of connection then carry further packets that were not asked for: one that did
-//! [`Request::Exec`] gets [`Reply::ExecExited`], one that did [`Request::Watch`] gets [`Reply::Exited`], one that holds
+//! [`Request::Exec`] gets [`Reply::ExecExited`], one that did [`Request::Watch`] gets [`Reply::Ready`] and
+//! [`Reply::Exited`], one that holds
 //! the console gets [`Reply::ConsoleTaken`].
 
 use std::collections::BTreeMap;
@@ -135,6 +136,8 @@ pub enum Reply {
     Console,
     /// Another client took the console; the stream is closed.
     ConsoleTaken,
+    /// Init said that the system is up (told once to each connection that watches).
+    Ready,
     /// The container ended; the connection closes after this.
     Exited(ExitRecord),
     /// The request was not carried out.
@@ -157,6 +160,9 @@ pub struct Status {
     pub start_timings: Vec<(String, f64)>,
     /// Whether a client is attached to the console.
     pub console_attached: bool,
+    /// Whether init has said that the system is up.
+    #[serde(default)]
+    pub ready: bool,
     /// The monitor's version.
     pub version: String,
 }

@@ -13,10 +13,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use duet_sys::mount::{self, Change};
-use rustix::fs::{CWD, Mode, OFlags};
-use rustix::mount::{
-    FsOpenFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsopen,
-};
+use duet_sys::process::FilesystemUser;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::mount::{FsOpenFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsopen};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -132,18 +131,30 @@ fn open_overlay(
         lower: lower.iter().map(|path| open_layer(path, userns, 0)).collect::<Result<_, _>>()?,
         upper: upper.map(|(upper, work)| open_upper(upper, work, userns)).transpose()?,
     };
+    let _user = assume_owner(&layers, userns.is_some())?;
     match stack_detached(&layers, attributes) {
         // EINVAL: a kernel before 6.15 (detached layers) or 6.13 (layers given as descriptors).
         Err(RootError::Overlay { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
-            private::stack(&layers, attributes)
+            private::stack(&layers, userns.is_some(), attributes)
         }
         result => result,
     }
 }
 
+/// overlayfs makes files in its work directory, and whiteouts, as the user that mounts it. Through an idmapped mount
+/// only ids of the map can make files; the one that owns the work directory is such an id.
+fn assume_owner(layers: &Layers, shifted: bool) -> Result<Option<FilesystemUser>, RootError> {
+    let Some(upper) = layers.upper.as_ref().filter(|_| shifted) else { return Ok(None) };
+    let assume = || {
+        let work = rustix::fs::statat(&upper.parent, &upper.work, AtFlags::SYMLINK_NOFOLLOW)?;
+        FilesystemUser::assume(work.st_uid, work.st_gid)
+    };
+    assume().map(Some).map_err(|source| RootError::Overlay { step: "assume the owner", source })
+}
+
 fn open_layer(path: &Path, userns: Option<BorrowedFd<'_>>, attributes: u64) -> Result<OwnedFd, RootError> {
-    let layer = mount::clone_tree(CWD, path, false)
-        .map_err(|source| RootError::Layer { path: path.to_owned(), source })?;
+    let layer =
+        mount::clone_tree(CWD, path, false).map_err(|source| RootError::Layer { path: path.to_owned(), source })?;
     let change = Change { set: attributes, idmap: userns, propagation: libc::MS_PRIVATE, ..Change::default() };
     mount::change(&layer, change).map_err(|source| match userns {
         Some(_) => RootError::Shift { path: path.to_owned(), source },

@@ -204,13 +204,17 @@ impl Starting {
 }
 
 impl Created {
-    /// Lets init run: its network interfaces are in place.
+    /// Lets init run: its network interfaces are in place. If the start has failed meanwhile, that is what
+    /// [`Self::wait_started`] will say.
     ///
     /// # Errors
-    /// The monitor is gone.
+    /// The message could not be sent.
     pub fn go(&self) -> Result<(), StartError> {
-        socket::send(&self.handshake.socket, &protocol::encode(&HandshakeRequest::Go), &[])
-            .map_err(|source| StartError::Io { step: "tell the monitor to go", source })
+        match socket::send(&self.handshake.socket, &protocol::encode(&HandshakeRequest::Go), &[]) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(source) => Err(StartError::Io { step: "tell the monitor to go", source }),
+        }
     }
 
     /// Goes on if the monitor has answered; gives itself back if it has not yet.
@@ -301,7 +305,6 @@ impl Handshake {
         let packet = match socket::receive(&self.socket, &mut buffer) {
             Ok(packet) => packet,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(StartError::MonitorGone),
             Err(source) => return Err(StartError::Io { step: "hear from the monitor", source }),
         };
         if packet.len == 0 {

@@ -135,6 +135,8 @@ pub fn attach_at(mount: impl AsFd, dir: impl AsFd, path: &CStr) -> io::Result<()
 /// As fsopen(2), fsconfig(2) and fsmount(2).
 pub fn new_filesystem(kind: &str, options: &[(&str, Option<&str>)], attributes: u64) -> io::Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // What mount tables show in the place of a device.
+    fsconfig_set_string(&context, "source", kind)?;
     for (key, value) in options {
         match value {
             Some(value) => fsconfig_set_string(&context, *key, *value)?,

@@ -4,6 +4,8 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use nix::unistd::{Gid, Uid};
+
 /// The namespaces that a new process gets, as `CLONE_NEW*` bits of clone(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Namespaces(u64);
@@ -210,4 +212,42 @@ pub fn new_session_keyring() -> io::Result<()> {
     let result =
         unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// While it lives, files that the calling thread makes belong to another user, with its capabilities unchanged
+/// (setfsuid(2)). Other threads are not affected.
+#[derive(Debug)]
+pub struct FilesystemUser {
+    uid: Uid,
+    gid: Gid,
+    /// A thread's credentials are its own.
+    not_send: std::marker::PhantomData<*const ()>,
+}
+
+impl FilesystemUser {
+    /// Becomes that user for the filesystem.
+    ///
+    /// # Errors
+    /// `EPERM` without `CAP_SETUID` and `CAP_SETGID`.
+    pub fn assume(uid: u32, gid: u32) -> io::Result<Self> {
+        let capabilities = rustix::thread::capabilities(None)?;
+        let gid_before = nix::unistd::setfsgid(Gid::from_raw(gid));
+        let uid_before = nix::unistd::setfsuid(Uid::from_raw(uid));
+        let this = Self { uid: uid_before, gid: gid_before, not_send: std::marker::PhantomData };
+        // These calls do not say whether they worked, except by what they return when repeated.
+        let (gid_now, uid_now) = (nix::unistd::setfsgid(Gid::from_raw(gid)), nix::unistd::setfsuid(Uid::from_raw(uid)));
+        if (uid_now.as_raw(), gid_now.as_raw()) != (uid, gid) {
+            return Err(io::Error::from_raw_os_error(libc::EPERM));
+        }
+        // Leaving uid 0 took the capabilities that concern files out of the effective set.
+        rustix::thread::set_capabilities(None, capabilities)?;
+        Ok(this)
+    }
+}
+
+impl Drop for FilesystemUser {
+    fn drop(&mut self) {
+        nix::unistd::setfsuid(self.uid);
+        nix::unistd::setfsgid(self.gid);
+    }
 }

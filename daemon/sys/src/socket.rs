@@ -62,6 +62,9 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Resu
 
 /// Receives one packet. `WouldBlock` if the socket is non-blocking and none has come.
 ///
+/// A peer that closed its end before it had read everything is told as `ECONNRESET`, ahead of what it had sent before
+/// (`unix_release_sock`, net/unix/af_unix.c); that is passed over here, so its last words are heard, and then the end.
+///
 /// # Errors
 /// As recvmsg(2).
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Packet> {
@@ -70,7 +73,8 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Packet> {
     let message = loop {
         match recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
             Ok(message) => break message,
-            Err(rustix::io::Errno::INTR) => {}
+            // The error is reported once.
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
             Err(error) => return Err(error.into()),
         }
     };
@@ -185,7 +189,7 @@ pub fn next_len(socket: impl AsFd) -> io::Result<usize> {
     loop {
         match rustix::net::recv(&socket, &mut [0u8; 1], RecvFlags::PEEK | RecvFlags::TRUNC) {
             Ok((_, len)) => return Ok(len),
-            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
             Err(error) => return Err(error.into()),
         }
     }

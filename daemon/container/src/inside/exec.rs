@@ -12,6 +12,7 @@ use rustix::thread::CapabilitySet;
 
 use super::link::{Link, Report};
 use crate::protocol::{ExecRequest, PtySize};
+use crate::spec::Rlimit;
 use crate::step::{Step, StepError};
 
 /// What the child inherits from the monitor. Everything that allocates was prepared by the parent.
@@ -22,6 +23,7 @@ pub(crate) struct Plan<'a> {
     pub namespaces: Namespaces,
     /// The `tasks` files of the v1 hierarchies.
     pub tasks: Vec<OwnedFd>,
+    pub rlimits: &'a BTreeMap<String, Rlimit>,
     pub dropped: CapabilitySet,
     pub devpts: BorrowedFd<'a>,
     /// Standard input, output and error, unless a pty was asked for.
@@ -77,7 +79,13 @@ fn environment(request: &ExecRequest) -> BTreeMap<String, String> {
         all.extend([("HOME", "/root"), ("USER", "root")]);
     }
     let mut all: BTreeMap<_, _> = all.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-    all.extend(request.environment.iter().filter(|(k, _)| !k.is_empty() && !k.contains('=')).map(|(k, v)| (k.clone(), v.clone())));
+    all.extend(
+        request
+            .environment
+            .iter()
+            .filter(|(k, _)| !k.is_empty() && !k.contains('='))
+            .map(|(k, v)| (k.clone(), v.clone())),
+    );
     all
 }
 
@@ -108,6 +116,7 @@ fn start(plan: &Plan<'_>) -> Result<Infallible, Report> {
 fn enter(plan: &Plan<'_>) -> Result<(), StepError> {
     super::join_cgroups(&plan.tasks)?;
     super::reset_oom_score();
+    super::set_rlimits(plan.rlimits, None)?;
     process::enter(plan.init, plan.namespaces).step("join the container")?;
     super::confine(plan.dropped)?;
     super::become_user(plan.program.uid, plan.program.gid)

@@ -8,7 +8,8 @@ use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 
-use duet_sys::{link as netdev, process, pty};
+use duet_sys::{link as netdev, process};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 use rustix::thread::{CapabilitySet, UnshareFlags};
 
@@ -59,12 +60,16 @@ fn start(plan: &Plan<'_>) -> Result<Infallible, StepError> {
     let programs = programs(spec)?;
     let environment = environment(spec)?;
     rustix::process::setsid().step("start a session")?;
-    pty::make_controlling(&built.console.slave).step("take the console")?;
+    // By its name, so that programs find it by its name (ttyname(3)); and not as the controlling terminal: that is for
+    // the login or shell that init starts on it.
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let console = rustix::fs::open(c"/dev/console", flags, Mode::empty()).step("open the console")?;
+    drop(built);
 
     let Command::Go = next(link)? else { return Err(out_of_order()) };
-    rustix::stdio::dup2_stdin(&built.console.slave).step("connect the console")?;
-    rustix::stdio::dup2_stdout(&built.console.slave).step("connect the console")?;
-    rustix::stdio::dup2_stderr(&built.console.slave).step("connect the console")?;
+    rustix::stdio::dup2_stdin(&console).step("connect the console")?;
+    rustix::stdio::dup2_stdout(&console).step("connect the console")?;
+    rustix::stdio::dup2_stderr(&console).step("connect the console")?;
     Err(execute(&programs, &environment))
 }
 
@@ -107,7 +112,13 @@ fn programs(spec: &ContainerSpec) -> Result<Vec<Vec<CString>>, StepError> {
 }
 
 fn environment(spec: &ContainerSpec) -> Result<Vec<CString>, StepError> {
-    let mut all = std::collections::BTreeMap::from([("PATH", super::DEFAULT_PATH), ("container", "lxc")]);
+    // systemd tells its manager so when it has reached its default target; sd_notify(3) spells an abstract name with "@".
+    let notify = format!("@{}", super::NOTIFY_NAME);
+    let mut all = std::collections::BTreeMap::from([
+        ("PATH", super::DEFAULT_PATH),
+        ("container", "lxc"),
+        ("NOTIFY_SOCKET", notify.as_str()),
+    ]);
     all.extend(spec.environment.iter().map(|(key, value)| (key.as_str(), value.as_str())));
     all.iter().map(|(key, value)| c_string(&format!("{key}={value}"))).collect()
 }

@@ -105,7 +105,8 @@ impl Tree {
         let devpts = self.mount_new("devpts", "/dev/pts", &options, NOSUID | NOEXEC)?;
         self.mount_new("tmpfs", "/dev/shm", &[("mode", Some("1777"))], NOSUID | NODEV)?;
         self.mount_new("mqueue", "/dev/mqueue", &[], strict)?;
-        let hotplug = mount::clone_tree(&self.stage, Path::new(stage::HOTPLUG), false).step("clone the hot plug directory")?;
+        let hotplug =
+            mount::clone_tree(&self.stage, Path::new(stage::HOTPLUG), false).step("clone the hot plug directory")?;
         self.attach(hotplug.as_fd(), Path::new(HOTPLUG_DIR), Kind::Directory).step("mount the hot plug directory")?;
         if spec.nesting {
             self.mount_new("proc", "/dev/.lxc/proc", &[], strict)?;
@@ -186,7 +187,9 @@ pub(crate) fn set_sysctls(spec: &ContainerSpec) -> Result<(), StepError> {
     for (name, value) in &spec.sysctls {
         let file = if name.contains('/') { name.clone() } else { name.replace('.', "/") };
         let write = || {
-            let path = CString::new(PathBuf::from("/proc/sys").join(file.trim_start_matches('/')).into_os_string().into_encoded_bytes())?;
+            let path = CString::new(
+                PathBuf::from("/proc/sys").join(file.trim_start_matches('/')).into_os_string().into_encoded_bytes(),
+            )?;
             let file = rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
             rustix::io::write(file, value.as_bytes())?;
             Ok::<_, io::Error>(())

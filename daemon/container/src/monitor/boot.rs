@@ -89,7 +89,9 @@ pub(super) fn boot(
     link.send(&Command::Mapped, &[]).step("talk to init")?;
     let userns = spec.idmap.map(|_| open_namespace(init.pid, "user")).transpose()?;
     let netns = open_namespace(init.pid, "net")?;
-    let netlink = netlink_in(&netns)?;
+    let (netlink, notify) = in_network(&netns, || {
+        Ok((netdev::address_monitor()?, duet_sys::notify::listen(inside::NOTIFY_NAME.as_bytes())?))
+    })?;
     let created = HandshakeEvent::Created { init_pid: init.pid.unsigned_abs() };
     handshake.send(&created, &[init.pidfd(), netlink.as_fd()])?;
     drop(netlink);
@@ -107,7 +109,7 @@ pub(super) fn boot(
     clock.lap("stage");
 
     let (console, devpts) = wait_ready(handshake, &link, &mut clock)?;
-    set_rlimits(&spec, init.pid)?;
+    inside::set_rlimits(&spec.rlimits, Pid::from_raw(init.pid))?;
     link.send(&Command::Go, &[]).step("talk to init")?;
     wait_executed(handshake, &link)?;
     clock.lap("execute");
@@ -126,6 +128,7 @@ pub(super) fn boot(
         init: init.release(),
         idmap: spec.idmap,
         name: spec.name,
+        rlimits: spec.rlimits,
         dropped,
         run_dir: host.run_dir,
         listener: host.listener,
@@ -135,6 +138,8 @@ pub(super) fn boot(
         dev,
         userns,
         netns,
+        notify,
+        ready: false,
         stage,
         started_at,
         timings: clock.finish(),
@@ -231,29 +236,21 @@ fn open_namespace(pid: i32, name: &str) -> Result<OwnedFd, StepError> {
 
 /// Makes a netlink socket in another network namespace, and returns from there.
 pub(super) fn netlink_in(netns: &OwnedFd) -> Result<OwnedFd, StepError> {
-    let own = File::open("/proc/self/ns/net").step("open the host's network namespace")?;
-    process::enter(netns, Namespaces::NET).step("enter the container's network namespace")?;
-    let socket = netdev::address_monitor();
-    // A monitor that stays there would open the next socket in the wrong place; but that cannot be refused.
-    process::enter(&own, Namespaces::NET).step("return to the host's network namespace")?;
-    socket.step("listen to the container's interfaces")
+    in_network(netns, netdev::address_monitor)
 }
 
-fn set_rlimits(spec: &ContainerSpec, pid: i32) -> Result<(), StepError> {
-    for (name, limit) in &spec.rlimits {
-        let Some(resource) = crate::spec::rlimit_by_name(name) else { continue };
-        let limit = rustix::process::Rlimit { current: limit.soft, maximum: limit.hard };
-        rustix::process::prlimit(Pid::from_raw(pid), resource, limit).step_at("set the resource limit", name)?;
-    }
-    Ok(())
+/// Makes sockets in another network namespace, and returns from there.
+fn in_network<T>(netns: &OwnedFd, make: impl FnOnce() -> std::io::Result<T>) -> Result<T, StepError> {
+    let own = File::open("/proc/self/ns/net").step("open the host's network namespace")?;
+    process::enter(netns, Namespaces::NET).step("enter the container's network namespace")?;
+    let sockets = make();
+    // A monitor that stays there would open the next socket in the wrong place; but that cannot be refused.
+    process::enter(&own, Namespaces::NET).step("return to the host's network namespace")?;
+    sockets.step("listen in the container's network namespace")
 }
 
 /// Waits until init is ready and the daemon has said go. Returns the console's ends and the root of devpts.
-fn wait_ready(
-    handshake: &Handshake,
-    link: &Link,
-    clock: &mut StartClock,
-) -> Result<(Pty, OwnedFd), StepError> {
+fn wait_ready(handshake: &Handshake, link: &Link, clock: &mut StartClock) -> Result<(Pty, OwnedFd), StepError> {
     let begun = Instant::now();
     let mut ready = None;
     let mut go = false;

@@ -232,7 +232,9 @@ impl Console {
         let gone = events.intersects(PollFlags::HUP | PollFlags::ERR);
         if !self.input.is_empty() {
             // What it still has to say would have to wait for the container, and a client that has gone cannot.
-            return if gone { self.detach() };
+            return if gone {
+                self.detach()
+            };
         }
         let Some(client) = self.client.as_ref().filter(|_| gone || events.contains(PollFlags::IN)) else { return };
         let mut chunk = [0; CHUNK];

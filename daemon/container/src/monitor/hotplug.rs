@@ -45,11 +45,7 @@ pub(super) fn detach_mount(running: &Running, target: &Path, connection: u64) ->
 }
 
 /// Makes a device node in the container: directly if it is below /dev, else in a hidden place from which it is bound.
-pub(super) fn attach_device(
-    running: &mut Running,
-    device: &DeviceNode,
-    connection: u64,
-) -> Result<Outcome, StepError> {
+pub(super) fn attach_device(running: &mut Running, device: &DeviceNode, connection: u64) -> Result<Outcome, StepError> {
     if let Ok(below) = device.target.strip_prefix("/dev") {
         running.dev.add(below, device).step_at("make the device", &device.target)?;
         return Ok(Outcome::Done);

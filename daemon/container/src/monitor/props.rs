@@ -45,8 +45,13 @@ impl Dev {
         let (uid, gid) = host_ids(spec.idmap, 0, 0);
         let owner = (uid.to_string(), gid.to_string());
         // The container's own files in /dev are few; the bound keeps it from using /dev as memory.
-        let options =
-            [("size", Some("500k")), ("nr_inodes", Some("4k")), ("mode", Some("755")), ("uid", Some(&*owner.0)), ("gid", Some(&*owner.1))];
+        let options = [
+            ("size", Some("500k")),
+            ("nr_inodes", Some("4k")),
+            ("mode", Some("755")),
+            ("uid", Some(&*owner.0)),
+            ("gid", Some(&*owner.1)),
+        ];
         let mount = mount::new_filesystem("tmpfs", &options, NOSUID | NOEXEC).step("make /dev")?;
         let dev = Self { mount, idmap: spec.idmap };
         dev.furnish().step("furnish /dev")?;
@@ -224,10 +229,7 @@ pub(super) fn prepare_mount(
     }
     // A directory of the host may hold device nodes, and an unprivileged container's root may own them.
     let stat = rustix::fs::fstat(&mount)?;
-    let is_device = matches!(
-        FileType::from_raw_mode(stat.st_mode),
-        FileType::CharacterDevice | FileType::BlockDevice
-    );
+    let is_device = matches!(FileType::from_raw_mode(stat.st_mode), FileType::CharacterDevice | FileType::BlockDevice);
     if idmap.is_some() && !is_device {
         change.set |= NODEV;
     }

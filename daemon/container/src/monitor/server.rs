@@ -19,7 +19,7 @@ use super::stage::Stage;
 use super::task::{self, News, Purpose, Task, TaskId};
 use super::{boot, clock, ending, stop};
 use crate::protocol::{self, ErrorKind, ErrorReply, ExitReason, ExitRecord, Reply, Request, Status};
-use crate::spec::{IdMap, check_target};
+use crate::spec::{IdMap, Rlimit, check_target};
 use crate::step::{Step, StepError};
 
 /// How many clients may be connected. The daemon needs a handful, and one for each program that runs.
@@ -31,6 +31,7 @@ pub(super) struct Running {
     pub init_pid: u32,
     pub init: OwnedFd,
     pub idmap: Option<IdMap>,
+    pub rlimits: BTreeMap<String, Rlimit>,
     pub dropped: CapabilitySet,
     pub run_dir: OwnedFd,
     pub listener: OwnedFd,
@@ -40,6 +41,10 @@ pub(super) struct Running {
     pub dev: Dev,
     pub userns: Option<OwnedFd>,
     pub netns: OwnedFd,
+    /// Where init says that the system is up.
+    pub notify: OwnedFd,
+    /// Whether it has.
+    pub ready: bool,
     pub stage: Stage,
     pub started_at: f64,
     pub timings: Vec<(String, f64)>,
@@ -64,6 +69,7 @@ impl Running {
 #[derive(Clone, Copy)]
 enum Source {
     Init,
+    Notify,
     Listener,
     ConsoleMaster,
     ConsoleClient,
@@ -95,6 +101,7 @@ impl Server {
                 // Last of all: the tasks that ended with init are told first.
                 Source::Init => {}
                 Source::Listener => self.accept(),
+                Source::Notify => self.notified(),
                 Source::ConsoleMaster => self.running.console.master_ready(flags),
                 Source::ConsoleClient => self.running.console.client_ready(flags),
                 Source::Connection(id) => self.connection_ready(id, flags),
@@ -133,6 +140,7 @@ impl Server {
             watch(Source::ConsoleClient, client, flags);
         }
         watch(Source::Listener, self.running.listener.as_fd(), PollFlags::IN);
+        watch(Source::Notify, self.running.notify.as_fd(), PollFlags::IN);
         watch(Source::Init, self.running.init.as_fd(), PollFlags::IN);
 
         let timeout = self.timeout();
@@ -255,11 +263,31 @@ impl Server {
                 self.go_on(outcome)
             }
             Request::Watch => {
+                let ready = self.is_ready();
                 if let Some(connection) = self.connections.get_mut(&id) {
                     connection.watching = true;
+                    connection.send(&Reply::Ok, Vec::new());
+                    if ready {
+                        connection.send(&Reply::Ready, Vec::new());
+                    }
                 }
-                ok
+                Ok(None)
             }
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.running.ready || !stop::announces_readiness(self.running.init_pid)
+    }
+
+    /// Hears what init says of itself; the first time that it is ready, the watchers are told.
+    fn notified(&mut self) {
+        if !duet_sys::notify::heard_ready(&self.running.notify) || self.running.ready {
+            return;
+        }
+        self.running.ready = true;
+        for connection in self.connections.values_mut().filter(|connection| connection.watching) {
+            connection.send(&Reply::Ready, Vec::new());
         }
     }
 
@@ -274,6 +302,7 @@ impl Server {
             started_at: running.started_at,
             start_timings: running.timings.clone(),
             console_attached: running.console.is_attached(),
+            ready: self.is_ready(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         Ok((Reply::Status(status), vec![init, netlink]))
@@ -297,10 +326,7 @@ impl Server {
         Ok(stream)
     }
 
-    fn go_on(
-        &mut self,
-        outcome: Result<Outcome, StepError>,
-    ) -> Result<Option<(Reply, Vec<OwnedFd>)>, ErrorReply> {
+    fn go_on(&mut self, outcome: Result<Outcome, StepError>) -> Result<Option<(Reply, Vec<OwnedFd>)>, ErrorReply> {
         match outcome.map_err(system)? {
             Outcome::Done => Ok(Some((Reply::Ok, Vec::new()))),
             Outcome::Started(task) => {

@@ -65,8 +65,9 @@ pub(super) fn split() -> Result<(), StepError> {
 impl Stage {
     /// Replaces everything in the mount namespace by the stage with these props. `foothold` is any directory.
     pub fn set(foothold: &Path, props: &Props<'_>) -> Result<Self, StepError> {
-        let floor = mount::new_filesystem("tmpfs", &[("size", Some("1m")), ("mode", Some("755"))], NOSUID | NODEV | NOEXEC)
-            .step("make the stage")?;
+        let floor =
+            mount::new_filesystem("tmpfs", &[("size", Some("1m")), ("mode", Some("755"))], NOSUID | NODEV | NOEXEC)
+                .step("make the stage")?;
         for dir in ["proc", "sys", ROOT, DEV, MOUNTS, HOTPLUG, "new"] {
             rustix::fs::mkdirat(&floor, dir, Mode::from_raw_mode(0o755)).step_at("make the stage's", &dir)?;
         }

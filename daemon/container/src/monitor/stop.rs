@@ -24,6 +24,12 @@ pub(super) fn signal_for(init_pid: u32) -> i32 {
     }
 }
 
+/// Whether the init with this process id says by itself when the system is up. Others are taken to be up at once.
+pub(super) fn announces_readiness(init_pid: u32) -> bool {
+    let exe = std::fs::read_link(format!("/proc/{init_pid}/exe")).unwrap_or_default();
+    kind_of(&exe) == InitKind::Systemd
+}
+
 fn kind_of(exe: &Path) -> InitKind {
     match exe.file_name().and_then(|name| name.to_str()) {
         Some("systemd") => InitKind::Systemd,

@@ -84,6 +84,7 @@ impl Task {
                     init: running.init.as_fd(),
                     namespaces: running.joined_namespaces(),
                     tasks,
+                    rlimits: &running.rlimits,
                     dropped: running.dropped,
                     devpts: running.devpts.as_fd(),
                     stdio,
@@ -108,9 +109,7 @@ impl Task {
         link.set_nonblocking().step("set up the line to the helper")?;
         // SAFETY: the process has a single thread.
         match unsafe { process::fork_into(Namespaces::default(), None) }.step("fork a helper")? {
-            Fork::Child => {
-                inside::hotplug::run(&theirs, running.init.as_fd(), running.mount_namespaces(), action)
-            }
+            Fork::Child => inside::hotplug::run(&theirs, running.init.as_fd(), running.mount_namespaces(), action),
             Fork::Parent { pid, pidfd } => Ok(Self::new(purpose, pid, pidfd, link, connection)),
         }
     }

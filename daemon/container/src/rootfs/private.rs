@@ -10,21 +10,21 @@ use rustix::fs::{CWD, Mode};
 use rustix::mount::{FsOpenFlags, fsconfig_set_string, fsopen};
 use rustix::thread::UnshareFlags;
 
-use super::{Layers, RootError, create, overlay_error};
+use super::{Layers, RootError, assume_owner, create, overlay_error};
 
 /// Does what [`super::stack_detached`] does, on a thread with its own mount namespace.
-pub(super) fn stack(layers: &Layers, attributes: u64) -> Result<OwnedFd, RootError> {
+pub(super) fn stack(layers: &Layers, shifted: bool, attributes: u64) -> Result<OwnedFd, RootError> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
             .name("overlay".into())
             .stack_size(128 * 1024)
-            .spawn_scoped(scope, || stack_here(layers, attributes))
+            .spawn_scoped(scope, || stack_here(layers, shifted, attributes))
             .map_err(|source| RootError::Overlay { step: "thread", source })?;
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
-fn stack_here(layers: &Layers, attributes: u64) -> Result<OwnedFd, RootError> {
+fn stack_here(layers: &Layers, shifted: bool, attributes: u64) -> Result<OwnedFd, RootError> {
     let io_error = |step| move |source: io::Error| RootError::Overlay { step, source };
     // The mount namespace is the thread's own from here on, and so is the working directory.
     // SAFETY: only attributes of this thread are split off (CLONE_FS, CLONE_NEWNS); no descriptor table is unshared.
@@ -36,6 +36,7 @@ fn stack_here(layers: &Layers, attributes: u64) -> Result<OwnedFd, RootError> {
     mount::attach_at(&scratch, CWD, c"/proc").map_err(io_error("attach scratch"))?;
     rustix::process::fchdir(&scratch).map_err(overlay_error("chdir"))?;
 
+    let _user = assume_owner(layers, shifted)?;
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(overlay_error("fsopen"))?;
     // Paths are relative and short: fsconfig(2) takes at most 255 bytes in one string.
     let mut names = Vec::new();
