@@ -48,6 +48,16 @@ pub struct Chain<'a> {
     pub upper: Option<LayerId>,
 }
 
+/// How the files of folded layers get into the new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// As copies: the old layers stay in use. Were they linked, programs that refuse files of several names (cron does,
+    /// for its tables) would refuse theirs.
+    Copy,
+    /// As links, which costs no space: the old layers are about to go.
+    Link,
+}
+
 /// One kind of pool.
 pub trait Driver: Send + Sync + fmt::Debug {
     /// The driver's name in the API: `overlay`.
@@ -76,7 +86,7 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// Makes one layer that shows, over anything, what these layers (bottom first) show over it. They are not written
     /// to meanwhile.
-    fn layer_fold(&self, layer: LayerId, layers: &[LayerId]) -> Result<()>;
+    fn layer_fold(&self, layer: LayerId, layers: &[LayerId], files: Files) -> Result<()>;
 
     /// Whether a layer shows exactly what is below it, so that freezing it would be pointless. May say false in doubt.
     fn layer_is_unchanged(&self, layer: LayerId, below: Below<'_>) -> Result<bool>;
@@ -103,6 +113,9 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// How the runtime mounts a chain.
     fn root(&self, chain: Chain<'_>) -> Result<RootSource>;
+
+    /// Removes the pool, which holds nothing any more. Its directory itself goes only when nothing else is in it.
+    fn remove(&self) -> Result<()>;
 
     /// The room that is left.
     fn resources(&self) -> Result<Resources>;

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::driver::{Below, Capabilities, Chain, Driver};
+use super::driver::{Below, Capabilities, Chain, Driver, Files};
 use super::made::{Hold, Made, Survey, Trash};
 use super::overlay::Overlay;
 use super::pins::Pins;
@@ -32,7 +32,8 @@ pub enum Activity {
 /// A snapshot or copy, and what became of the volume it was taken from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taken<T> {
-    /// The volume as it is now. Commit it together with what was taken: its old upper may be frozen.
+    /// The volume as it is now. Commit it together with what was taken: its old upper may be frozen. If its chain was
+    /// folded, layers of the old value are needed no more: discard its objects.
     pub source: Volume,
     /// The snapshot or the new volume.
     pub taken: T,
@@ -181,6 +182,39 @@ impl Pool {
         self.finish(hold, |hold| self.stand_on(hold, snapshot.image.as_ref(), snapshot.lowers.clone()))
     }
 
+    /// The same volume with fewer layers: runs of frozen ones that nothing else needs (`others` are the references of
+    /// all but this volume) become one each, and what later layers had overwritten in them is freed. Worth calling
+    /// after a snapshot was deleted. None when there is no such run. The volume is stopped; commit the new value in the
+    /// place of the old one and discard the old one's objects. Files are linked, not copied.
+    pub fn volume_compact(&self, volume: &Volume, others: &References) -> Result<Option<Made<Volume>>> {
+        let hold = Hold::on(&self.0, volume.objects())?;
+        let is_own = |layer: &LayerId| !others.contains(&Object::Layer(*layer));
+        let runs: Vec<&[LayerId]> = volume.lowers.chunk_by(|one, next| is_own(one) && is_own(next)).collect();
+        if runs.iter().all(|run| run.len() < 2) {
+            return Ok(None);
+        }
+        let made = self.finish(hold, |hold| {
+            let mut lowers = Vec::with_capacity(runs.len());
+            for run in runs {
+                match run {
+                    [one] => lowers.push(*one),
+                    run => match self.fold(hold, run, Files::Link) {
+                        Err(Error::Unfoldable { .. }) => lowers.extend_from_slice(run),
+                        folded => lowers.push(folded?),
+                    },
+                }
+            }
+            Ok(Volume { lowers, ..volume.clone() })
+        })?;
+        Ok((*made != *volume).then_some(made))
+    }
+
+    /// Removes the pool with all that is in it. No instance or snapshot is left in it.
+    pub fn delete(self) -> Result<()> {
+        self.survey().sweep(&References::new())?.empty()?;
+        self.0.driver.remove()
+    }
+
     /// How the runtime mounts a volume. Fails when any of its layers is missing.
     pub fn volume_root(&self, volume: &Volume) -> Result<RootSource> {
         volume.objects().iter().try_for_each(|object| self.0.require(object))?;
@@ -269,10 +303,14 @@ impl Pool {
         if lowers.len() <= self.capabilities().fold_above {
             return Ok(lowers.to_vec());
         }
+        Ok(vec![self.fold(hold, lowers, Files::Copy)?])
+    }
+
+    fn fold(&self, hold: &mut Hold, layers: &[LayerId], files: Files) -> Result<LayerId> {
         let folded = LayerId::fresh();
         hold.creating(Object::Layer(folded));
-        self.0.driver.layer_fold(folded, lowers)?;
-        Ok(vec![folded])
+        self.0.driver.layer_fold(folded, layers, files)?;
+        Ok(folded)
     }
 
     fn layer(&self, hold: &mut Hold, image: Option<&Fingerprint>, lowers: &[LayerId]) -> Result<LayerId> {

@@ -22,11 +22,13 @@ use std::path::PathBuf;
 
 use duet_sys::tree::{self, EntryCopier};
 use rustix::fs::{
-    FileType, Gid, Mode, Timestamps, Uid, XattrFlags, fchmod, fchown, fsetxattr, fstat, futimens, mkdirat, mknodat,
+    AtFlags, FileType, Gid, Mode, Timestamps, Uid, XattrFlags, fchmod, fchown, fsetxattr, fstat, futimens, linkat,
+    mkdirat, mknodat,
 };
 use rustix::io::Errno;
 
 use self::lookup::{Found, Lookup, Part, join, open_path, path_of};
+use crate::storage::driver::Files;
 use crate::storage::{Error, LayerId, Result};
 
 /// What overlayfs notes on a directory about where it stood, not about what it shows.
@@ -59,9 +61,14 @@ enum Mark {
 }
 
 /// Folds layers, given bottom first, into an empty directory. `links` as in [`EntryCopier::new`].
-pub(super) fn fold(layers: &[(LayerId, OwnedFd)], out: BorrowedFd<'_>, links: BorrowedFd<'_>) -> Result<()> {
+pub(super) fn fold(
+    layers: &[(LayerId, OwnedFd)],
+    files: Files,
+    out: BorrowedFd<'_>,
+    links: BorrowedFd<'_>,
+) -> Result<()> {
     let layers: Vec<(LayerId, BorrowedFd<'_>)> = layers.iter().rev().map(|(id, fd)| (*id, fd.as_fd())).collect();
-    let mut job = Job { lookup: Lookup { layers: &layers }, out, entries: EntryCopier::new(links) };
+    let mut job = Job { lookup: Lookup { layers: &layers }, files, out, entries: EntryCopier::new(links) };
     let root = Directory {
         path: Vec::new(),
         parts: (0..layers.len()).map(|layer| Part { layer, path: Vec::new() }).collect(),
@@ -81,6 +88,7 @@ pub(super) fn fold(layers: &[(LayerId, OwnedFd)], out: BorrowedFd<'_>, links: Bo
 
 struct Job<'a> {
     lookup: Lookup<'a>,
+    files: Files,
     out: BorrowedFd<'a>,
     entries: EntryCopier<'a>,
 }
@@ -128,6 +136,14 @@ impl Job<'_> {
     }
 
     fn copy(&mut self, directory: &Directory, from: BorrowedFd<'_>, name: &CStr, to: BorrowedFd<'_>) -> Result<()> {
+        if self.files == Files::Link {
+            match linkat(from, name, to, name, AtFlags::empty()) {
+                Ok(()) => return Ok(()),
+                // As many links as the filesystem allows.
+                Err(Errno::MLINK) => {}
+                Err(e) => return Err(self.failed(directory, "link a file of", e)),
+            }
+        }
         match self.entries.copy(from, name, FileType::Unknown, to) {
             Ok(_) => Ok(()),
             Err((action, source)) => {

@@ -8,6 +8,8 @@
 //! <pool>/tmp/<uuid>/              half-made or half-removed; what is found here at start is garbage
 //! ```
 //!
+//! The four directories are closed to all but root: in them lie images' set-user-ID programs, owned by the host's root.
+//!
 //! Facts about overlayfs that the driver stands on (kernel: Documentation/filesystems/overlayfs.rst):
 //!
 //! - The merged root's owner, mode and attributes are the *upper* root's, so a new layer's root takes those of what is
@@ -32,12 +34,12 @@ use std::path::{Path, PathBuf};
 use duet_sys::tree;
 use rustix::fs::{
     AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, Uid, fchmod, fchown, fstat,
-    fstatvfs, fsync, futimens, ioctl_ficlone, mkdirat, openat, renameat, renameat_with, statat, syncfs,
+    fstatvfs, fsync, futimens, ioctl_ficlone, mkdirat, openat, renameat, renameat_with, rmdir, statat, syncfs,
 };
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use super::driver::{Below, Capabilities, Chain, Driver};
+use super::driver::{Below, Capabilities, Chain, Driver, Files};
 use super::value::{Fingerprint, LayerId, Object, Resources, RootSource};
 use super::{Error, Result};
 
@@ -243,9 +245,9 @@ impl Driver for Overlay {
         })
     }
 
-    fn layer_fold(&self, layer: LayerId, layers: &[LayerId]) -> Result<()> {
+    fn layer_fold(&self, layer: LayerId, layers: &[LayerId], files: Files) -> Result<()> {
         let sources = layers.iter().map(|&id| Ok((id, self.open_diff(id)?))).collect::<Result<Vec<_>>>()?;
-        self.make_layer(layer, |diff, links| fold::fold(&sources, diff, links()?.as_fd()))
+        self.make_layer(layer, |diff, links| fold::fold(&sources, files, diff, links()?.as_fd()))
     }
 
     fn layer_is_unchanged(&self, layer: LayerId, below: Below<'_>) -> Result<bool> {
@@ -323,6 +325,23 @@ impl Driver for Overlay {
             upper: chain.upper.map(|layer| self.diff_dir(layer)),
             work: chain.upper.map(|layer| self.layer_dir(layer).join("work")),
         })
+    }
+
+    fn remove(&self) -> Result<()> {
+        for path in self.leftovers()? {
+            self.destroy(&path)?;
+        }
+        for path in ["images", "layers", "tmp", "empty"].map(|name| self.directory.join(name)) {
+            match rmdir(&path) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(e) => return Err(Error::io("remove", path)(e)),
+            }
+        }
+        match rmdir(&self.directory) {
+            // A mount point, or an administrator's own directory with other things in it.
+            Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::BUSY) => Ok(()),
+            Err(e) => Err(Error::io("remove", &self.directory)(e)),
+        }
     }
 
     fn resources(&self) -> Result<Resources> {

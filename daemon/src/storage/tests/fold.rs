@@ -5,7 +5,7 @@ use std::fs;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::driver::Driver;
+use super::super::driver::{Driver, Files};
 use super::super::overlay::Overlay;
 use super::super::{Activity, Error, LayerId, Snapshot};
 use super::model::{Change, apply, change, model, moving_change};
@@ -16,7 +16,7 @@ use super::{Fixture, cases, keep};
 fn check(fixture: &Fixture, snapshot: &Snapshot, run: std::ops::Range<usize>) {
     let overlay = Overlay::open(fixture.dir.path()).unwrap();
     let folded = LayerId::fresh();
-    overlay.layer_fold(folded, &snapshot.lowers[run.clone()]).unwrap();
+    overlay.layer_fold(folded, &snapshot.lowers[run.clone()], Files::Copy).unwrap();
     let mut lowers = snapshot.lowers.clone();
     lowers.splice(run.clone(), [folded]);
     let expected = capture(&fixture.mount_snapshot(snapshot).path(""));
@@ -41,7 +41,7 @@ fn chain(fixture: &Fixture, layers: &[Vec<Change>]) -> Snapshot {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(48), max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(48), max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_run_of_layers_folds_to_the_same(layers in vec(vec(change(), 1..10), 2..6)) {
@@ -116,7 +116,7 @@ fn what_cannot_be_folded_is_copied() {
     let first = keep(fixture.pool.snapshot_create(&volume, Activity::Stopped));
     fs::write(fixture.mount(&first.source).path("file"), "x").unwrap();
     let overlay = Overlay::open(fixture.dir.path()).unwrap();
-    let error = overlay.layer_fold(LayerId::fresh(), &[volume.upper]).unwrap_err();
+    let error = overlay.layer_fold(LayerId::fresh(), &[volume.upper], Files::Copy).unwrap_err();
     assert!(matches!(error, Error::Unfoldable { .. }), "{error}");
     let second = keep(fixture.pool.snapshot_create(&first.source, Activity::Stopped));
     assert_eq!(second.source, first.source, "its upper was copied");

@@ -279,3 +279,40 @@ fn no_pool_and_no_image_are_said_so() {
     let error = Pool::open(&fixture.dir.path().join("nowhere")).unwrap_err();
     assert!(error.to_string().starts_with("there is no storage pool in "), "{error}");
 }
+
+#[test]
+fn compacting_frees_what_was_overwritten() {
+    let fixture = Fixture::new();
+    let image = fixture.image();
+    let mut volume = keep(fixture.pool.volume_create(Some(&image)));
+    let mut snapshots = Vec::new();
+    for round in 0..5u8 {
+        fs::write(fixture.mount(&volume).path("big"), vec![round; 1 << 20]).unwrap();
+        let taken = keep(fixture.pool.snapshot_create(&volume, Activity::Stopped));
+        volume = taken.source;
+        snapshots.push(taken.taken);
+    }
+    // All snapshots but the second are deleted.
+    let others = references(&[], &[&snapshots[1]], &[]);
+    let before = fixture.pool.volume_usage(&volume, &others).unwrap();
+    let compact = fixture.pool.volume_compact(&volume, &others).unwrap().unwrap().keep();
+    assert_eq!(compact.lowers.len(), 3, "two of the snapshot's, and one of three");
+    let needed = references(&[&compact], &[&snapshots[1]], &[&image]);
+    fixture.pool.survey().discard(volume.objects(), &needed).unwrap().empty().unwrap();
+    let after = fixture.pool.volume_usage(&compact, &others).unwrap();
+    assert_eq!((before.own >> 20, after.own >> 20), (3, 1));
+    let root = fixture.mount(&compact);
+    assert_eq!(fs::read(root.path("big")).unwrap(), vec![4; 1 << 20]);
+    assert_eq!(fs::metadata(root.path("big")).unwrap().nlink(), 1);
+    assert!(fixture.pool.volume_compact(&compact, &others).unwrap().is_none());
+}
+
+#[test]
+fn a_deleted_pool_leaves_only_what_is_not_its_own() {
+    let fixture = Fixture::new();
+    let image = fixture.image();
+    keep(fixture.pool.volume_create(Some(&image)));
+    fs::write(fixture.dir.path().join("note"), "the administrator's").unwrap();
+    fixture.pool.clone().delete().unwrap();
+    assert_eq!(list(fixture.dir.path()), ["note"]);
+}

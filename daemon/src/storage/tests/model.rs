@@ -210,6 +210,7 @@ enum Step {
     Copy(usize),
     CopySnapshot(usize),
     Restore { volume: usize, snapshot: usize },
+    Compact(usize),
     Delete(usize),
     DeleteSnapshot(usize),
 }
@@ -225,6 +226,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => n().prop_map(Step::Copy),
         2 => n().prop_map(Step::CopySnapshot),
         3 => (n(), n()).prop_map(|(volume, snapshot)| Step::Restore { volume, snapshot }),
+        2 => n().prop_map(Step::Compact),
         1 => n().prop_map(Step::Delete),
         2 => n().prop_map(Step::DeleteSnapshot),
     ]
@@ -247,7 +249,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let fixture = Fixture::folding_above(2);
+        let fixture = Fixture::folding_above(3);
         let image = fixture.image();
         let mut world = Self { fixture, image, volumes: Vec::new(), snapshots: Vec::new() };
         world.step(&Step::Create { from_image: true });
@@ -314,6 +316,20 @@ impl World {
                 let restored = keep(pool.volume_from_snapshot(snapshot));
                 self.volumes[volume] = Live { volume: restored, model: model.clone(), mounted: None };
             }
+            Step::Compact(index) => {
+                let Some(index) = volume_of(index) else { return };
+                if self.volumes[index].mounted.is_some() {
+                    return;
+                }
+                let mut others = References::new();
+                let others_volumes = self.volumes.iter().enumerate().filter(|(other, _)| *other != index);
+                others_volumes.for_each(|(_, live)| others.add_volume(&live.volume));
+                self.snapshots.iter().for_each(|(snapshot, _)| others.add_snapshot(snapshot));
+                if let Some(made) = pool.volume_compact(&self.volumes[index].volume, &others).unwrap() {
+                    assert!(made.lowers.len() < self.volumes[index].volume.lowers.len());
+                    self.volumes[index].volume = made.keep();
+                }
+            }
             Step::Delete(index) => {
                 let Some(index) = volume_of(index) else { return };
                 self.volumes.swap_remove(index);
@@ -345,7 +361,7 @@ impl World {
 
     fn verify(&self) {
         for live in &self.volumes {
-            assert!(live.volume.lowers.len() <= 2, "{:?}", live.volume);
+            assert!(live.volume.lowers.len() <= 3, "{:?}", live.volume);
             let fresh;
             let root = match &live.mounted {
                 Some(root) => root,
@@ -357,7 +373,7 @@ impl World {
             assert_eq!(model(&capture(&root.path(""))), live.model, "{:?}", live.volume);
         }
         for (snapshot, expected) in &self.snapshots {
-            assert!(snapshot.lowers.len() <= 3, "{snapshot:?}");
+            assert!(snapshot.lowers.len() <= 4, "{snapshot:?}");
             let root = self.fixture.mount_snapshot(snapshot);
             assert_eq!(&model(&capture(&root.path(""))), expected, "{snapshot:?}");
         }
@@ -369,7 +385,7 @@ fn activity(live: &Live) -> Activity {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(32), max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(32), max_shrink_iters: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn volumes_and_snapshots_show_what_was_written(steps in vec(step(), 1..40)) {
