@@ -8,6 +8,7 @@ pub mod app;
 pub mod config;
 pub mod error;
 pub mod events;
+pub mod host;
 pub mod images;
 pub mod instances;
 pub mod inventory;

@@ -23,7 +23,7 @@ use crate::networks::DEFAULT_NETWORK;
 use crate::operations::Operations;
 use crate::pools::{DEFAULT_POOL, Pools};
 use crate::warnings::Warnings;
-use crate::{api, images, networks, pools};
+use crate::{api, host, images, networks, pools};
 
 /// How long running operations may take to end when the daemon goes down.
 const LAST_WORDS: Duration = Duration::from_secs(10);
@@ -70,6 +70,7 @@ async fn serve(options: Options) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).doing("cannot handle signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).doing("cannot handle signals")?;
 
+    host::raise_limits();
     first_start(&app).await?;
     let links = boot::adopt(&app).await?;
     networks::bring_up_all(&app).await?;

@@ -55,6 +55,11 @@ pub(super) async fn versions() -> Response {
     sync(["/1.0"])
 }
 
+/// `GET /internal/ready`, which `admin waitready` asks: the socket is there only when the daemon is ready.
+pub(super) async fn ready() -> Response {
+    empty()
+}
+
 /// `GET /1.0`.
 pub(super) async fn get(State(app): State<App>) -> Answer {
     let config = app.inventory.server_config()?;

@@ -205,23 +205,26 @@ impl Live {
     }
 }
 
-/// Connects to a monitor and waits, without a thread, until the container ends. None: the monitor vanished.
+/// Connects to a monitor and waits, without a thread, until the container ends; calls `ready` when its init says that
+/// the system is up. None: the monitor vanished.
 ///
 /// # Errors
 /// Where there is no monitor.
 pub fn watch_end(
     run_dir: &std::path::Path,
+    ready: impl Fn() + Send + 'static,
 ) -> Result<impl Future<Output = Option<ExitRecord>> + Send + 'static> {
     let client = MonitorClient::connect(run_dir).doing("cannot reach the monitor")?;
     client.watch().doing("cannot watch the monitor")?;
     let socket = crate::readiness::register(client)?;
     Ok(async move {
         loop {
-            let mut ready = socket.readable().await.ok()?;
+            let mut guard = socket.readable().await.ok()?;
             match socket.get_ref().try_receive() {
                 Ok(Some((Reply::Exited(record), _))) => return Some(record),
+                Ok(Some((Reply::Ready, _))) => ready(),
                 Ok(Some(_)) => {}
-                Ok(None) => ready.clear_ready(),
+                Ok(None) => guard.clear_ready(),
                 Err(_) => return None,
             }
         }

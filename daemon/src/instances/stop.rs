@@ -20,6 +20,8 @@ use crate::inventory::{self, Power};
 
 /// How long a killed container may take to go.
 const KILL_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a fresh init may take until it can be asked to stop.
+const LISTEN_DEADLINE: Duration = Duration::from_secs(10);
 /// How long freezing and thawing may take.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -92,6 +94,7 @@ async fn ask(live: &Arc<Live>, how: How) -> Result<()> {
     if live.is_frozen() {
         thaw(live).await?;
     }
+    listens(live, Instant::now() + LISTEN_DEADLINE).await;
     // A monitor that does not answer because the container has just ended is no failure.
     let asked = live.call(|monitor| monitor.stop()).await;
     let in_time = match patience {
@@ -112,6 +115,26 @@ async fn ask(live: &Arc<Live>, how: How) -> Result<()> {
                 patience.unwrap_or_default().as_secs()
             ),
         )),
+    }
+}
+
+/// Waits until init has set itself up to be asked. Before that, the kernel drops signals to it: an init, alone among
+/// processes, is not ended by what it does not handle (pid_namespaces(7)). Some inits block the signals and read them
+/// from a descriptor, others handle them; /proc/pid/status (proc_pid_status(5)) shows both.
+async fn listens(live: &Live, deadline: Instant) {
+    /// The signals that inits are stopped by: SIGRTMIN+3 of systemd, SIGUSR2 of busybox, SIGPWR of others.
+    const STOP_SIGNALS: u64 = 1 << (37 - 1) | 1 << (libc::SIGUSR2 - 1) | 1 << (libc::SIGPWR - 1);
+    let path = format!("/proc/{}/status", live.init_pid);
+    while Instant::now() < deadline {
+        let Ok(status) = std::fs::read_to_string(&path) else { return };
+        let mask = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
+        };
+        if (mask("SigBlk:") | mask("SigCgt:")) & STOP_SIGNALS != 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -182,7 +205,11 @@ async fn thaw(live: &Arc<Live>) -> Result<()> {
 /// # Errors
 /// Where its monitor cannot be reached.
 pub fn watch(app: &App, slot: &Arc<Slot>, live: &Arc<Live>) -> Result<()> {
-    let end = live::watch_end(&live.run_dir)?;
+    let (says, place) = (Arc::clone(live), Arc::clone(slot));
+    let end = live::watch_end(&live.run_dir, move || {
+        says.set_ready();
+        place.announce();
+    })?;
     let (app, slot, live) = (app.clone(), Arc::clone(slot), Arc::clone(live));
     tokio::spawn(async move {
         let reason = match end.await {

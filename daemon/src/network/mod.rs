@@ -15,6 +15,7 @@
 //! | [`dnsmasq`] | DHCP and DNS: configuration, process, static hosts |
 //! | [`leases`] | who has which address |
 //! | [`nic`] | veth pairs |
+//! | [`guard`] | putting back what is lost while the daemon runs |
 //! | [`netns`] | watching a container's links and addresses |
 //! | [`state`] | a link's state for the API |
 //! | [`sweep`] | removing leftovers |
@@ -32,6 +33,7 @@ mod bridge;
 mod config;
 mod dnsmasq;
 mod error;
+mod guard;
 mod interface;
 mod leases;
 mod mac;
@@ -52,11 +54,12 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashSet},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use duet_client::api;
 use ipnet::IpNet;
+use tokio::{sync::Notify, task::JoinHandle};
 
 use self::{
     bridge::Owner,
@@ -115,6 +118,17 @@ struct Inner {
     up: Mutex<BTreeMap<String, BridgeConfig>>,
     /// Held while networks are changed.
     changes: tokio::sync::Mutex<()>,
+    /// Told after each change.
+    changed: Arc<Notify>,
+    guard: OnceLock<JoinHandle<()>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(guard) = self.guard.get() {
+            guard.abort();
+        }
+    }
 }
 
 impl Manager {
@@ -129,6 +143,8 @@ impl Manager {
             networks_dir: duet_dir.join("networks"),
             up: Mutex::default(),
             changes: tokio::sync::Mutex::default(),
+            changed: Arc::default(),
+            guard: OnceLock::new(),
         })))
     }
 
@@ -172,10 +188,28 @@ impl Manager {
     }
 
     /// Brings a network up, or mends or changes one that is: afterwards bridge, firewall, dnsmasq and the given hosts
-    /// are as configured. Hosts that are not given are left as they are. What is right is not touched.
+    /// are as configured. Hosts that are not given are left as they are. What is right is not touched. Of a network
+    /// that never was up before nothing is left if it fails.
     pub async fn bridge_up(&self, network: &Network) -> Result<()> {
+        validate_name(&network.name)?;
         let _changing = self.0.changes.lock().await;
-        let network = &*usable(network);
+        let dir = self.dir(&network.name);
+        let is_new = !dir.path().exists();
+        let result = self.bridge_up_locked(&usable(network)).await;
+        if result.is_err() && is_new {
+            let undone = async {
+                self.withdraw_rules(&network.name).await?;
+                sweep::remove_network(&self.0.rtnl, &self.0.owner, &dir, &network.name).await
+            };
+            if let Err(error) = undone.await {
+                tracing::warn!(network = network.name, %error, "a half-made network is left behind");
+            }
+        }
+        self.0.changed.notify_waiters();
+        result
+    }
+
+    async fn bridge_up_locked(&self, network: &Network) -> Result<()> {
         let outcome = self.link_up(network).await?;
         self.load_firewall([network]).await?;
         self.serve(network, outcome.created, false).await
@@ -183,9 +217,17 @@ impl Manager {
 
     /// Brings all networks up, as at the daemon's start: as [`Manager::bridge_up`] for each, but the firewall is loaded
     /// once and host files that nobody knows are removed. One network's failure doesn't keep the others from coming
-    /// up; the failures are returned by name.
+    /// up; the failures are returned by name. From then on what is lost is put back while the manager lives: see
+    /// [`guard`].
     pub async fn bridges_up(&self, networks: &[Network]) -> Vec<(String, Error)> {
         let _changing = self.0.changes.lock().await;
+        let failures = self.bridges_up_locked(networks).await;
+        self.0.guard.get_or_init(|| guard::spawn(Arc::downgrade(&self.0)));
+        self.0.changed.notify_waiters();
+        failures
+    }
+
+    async fn bridges_up_locked(&self, networks: &[Network]) -> Vec<(String, Error)> {
         let mut failures = Vec::new();
         let mut linked: Vec<(Cow<'_, Network>, bridge::Outcome)> = Vec::new();
         for network in networks.iter().map(usable) {
@@ -254,6 +296,7 @@ impl Manager {
         let dir = self.dir(name);
         dnsmasq::stop(&dir).await?;
         self.withdraw_rules(name).await?;
+        self.0.changed.notify_waiters();
         bridge::down(&self.0.rtnl, &self.0.owner, &dir, name).await
     }
 
@@ -262,6 +305,7 @@ impl Manager {
         validate_name(name)?;
         let _changing = self.0.changes.lock().await;
         self.withdraw_rules(name).await?;
+        self.0.changed.notify_waiters();
         sweep::remove_network(&self.0.rtnl, &self.0.owner, &self.dir(name), name).await
     }
 

@@ -159,6 +159,16 @@ pub async fn load(networks: &BTreeMap<String, BridgeConfig>) -> Result<()> {
     }
 }
 
+/// Whether these networks need the table and the kernel has none.
+pub(super) async fn is_missing(networks: &BTreeMap<String, BridgeConfig>) -> bool {
+    if !render(networks).contains("chain ") {
+        return false;
+    }
+    let mut list = vec!["-t".as_ref(), "list".as_ref(), "table".as_ref()];
+    list.extend(TABLE.split(' ').map(std::ffi::OsStr::new));
+    NFT.run(&list, "").await.is_ok_and(|output| !output.status.success())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

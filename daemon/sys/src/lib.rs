@@ -6,6 +6,7 @@
 pub mod bpf;
 pub mod link;
 pub mod mount;
+pub mod notify;
 pub mod process;
 pub mod pty;
 pub mod seccomp;

@@ -23,6 +23,9 @@ pub struct WriteOptions {
 /// Permission bits of a new file, unless said otherwise.
 const NEW_FILE: u32 = 0o644;
 
+/// Set-user-ID and set-group-ID.
+const SET_ID_BITS: u32 = 0o6000;
+
 impl FileSession {
     /// Reads the whole file into `writer` and returns its length in bytes.
     ///
@@ -81,9 +84,11 @@ impl FileSession {
         let mode = options.mode.unwrap_or(NEW_FILE);
         let Opened { handle, created, .. } = self.open(path, flags, mode, options.owner)?;
         let written = self.write_handle_from(handle, path, reader).and_then(|total| {
-            if !created && (options.mode.is_some() || options.owner != Owner::default()) {
-                // After the data: writing clears set-user-ID bits.
-                let changes = Changes { mode: options.mode, owner: options.owner, ..Changes::default() };
+            // A new file has them, but writing clears the set-ID bits.
+            let owner = if created { Owner::default() } else { options.owner };
+            let mode = options.mode.filter(|mode| !created || mode & SET_ID_BITS != 0);
+            if mode.is_some() || owner != Owner::default() {
+                let changes = Changes { mode, owner, ..Changes::default() };
                 self.fset_stat(handle, changes).map_err(|error| error.about(path))?;
             }
             Ok(total)
@@ -160,17 +165,16 @@ impl FileSession {
     pub fn mkdir_all(&mut self, path: impl AsRef<Path>, mode: u32, owner: Owner) -> Result<()> {
         let path = path.as_ref();
         match self.mkdir(path, mode, owner) {
-            Ok(()) => return Ok(()),
-            // The root, `..`, or something that exists; in each case it has to be a directory already.
-            Err(FileError::Exists { .. } | FileError::BadPath { .. }) => return self.expect_directory(path),
-            Err(FileError::NotFound { .. }) => {}
-            Err(error) => return Err(error),
+            Err(FileError::Exists { .. }) => return self.expect_directory(path),
+            // What lies above may be missing; or the last component is no name that could be made, like `..`.
+            Err(FileError::NotFound { .. } | FileError::BadPath { .. }) => {}
+            other => return other,
         }
         if let Some(parent) = path.parent() {
             self.mkdir_all(parent, mode, owner)?;
         }
         match self.mkdir(path, mode, owner) {
-            Err(FileError::Exists { .. }) => self.expect_directory(path),
+            Err(FileError::Exists { .. } | FileError::BadPath { .. }) => self.expect_directory(path),
             other => other,
         }
     }

@@ -28,6 +28,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 pub use self::hosts::StaticHost;
@@ -96,7 +97,9 @@ impl NetworkDir {
 
     /// Writes a file of ours so that readers see the old text or the new one, never a part.
     pub fn write(&self, path: &Path, text: &str) -> Result<()> {
-        let temporary = self.dir.join(".new");
+        // Several may write at once, each file by one of them.
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let temporary = self.dir.join(format!(".new.{}", COUNTER.fetch_add(1, Ordering::Relaxed)));
         let write = || {
             let mut options = fs::OpenOptions::new();
             let mut file = options.write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;

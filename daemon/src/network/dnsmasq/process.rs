@@ -3,7 +3,7 @@
 use std::{fs, os::fd::OwnedFd, time::Duration};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::time::timeout;
+use tokio::{io::unix::AsyncFd, time::timeout};
 
 use super::{
     super::{
@@ -28,14 +28,19 @@ pub(in crate::network) struct Running {
 impl Running {
     /// The dnsmasq that runs on this network's configuration, if one does.
     pub fn find(dir: &NetworkDir) -> Option<Self> {
-        let noted = fs::read_to_string(dir.pid_file()).ok().and_then(|text| text.trim().parse().ok());
-        if let Some(found) = noted.and_then(|pid| Self::adopt(dir, pid)) {
+        if let Some(found) = Self::find_noted(dir) {
             return Some(found);
         }
         // The pid file is missing or stale. One that is still alive would fight with a new one over the port.
         let processes = fs::read_dir("/proc").ok()?.flatten();
         let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         pids.into_iter().find_map(|pid| Self::adopt(dir, pid))
+    }
+
+    /// As [`Running::find`], but only the one that the pid file tells of; a few system calls.
+    pub fn find_noted(dir: &NetworkDir) -> Option<Self> {
+        let noted = fs::read_to_string(dir.pid_file()).ok()?.trim().parse().ok()?;
+        Self::adopt(dir, noted)
     }
 
     fn adopt(dir: &NetworkDir, pid: i32) -> Option<Self> {
@@ -67,17 +72,21 @@ impl Running {
 
     /// Ends it: SIGTERM, and SIGKILL when the deadline has passed.
     pub async fn stop(self) -> Result<()> {
-        let watched = self.fd.try_clone().and_then(readable::register);
-        let watched = watched.map_err(|e| Error::system(format!("cannot watch dnsmasq (pid {})", self.pid()), e))?;
+        let watched = self.watch()?;
         for signal in [Signal::TERM, Signal::KILL] {
             self.signal(signal)?;
-            // A pidfd becomes readable when its process has ended (pidfd_open(2)).
             if timeout(STOP_DEADLINE, watched.readable()).await.is_ok() {
                 return Ok(());
             }
         }
         let seconds = 2 * STOP_DEADLINE.as_secs();
         Err(Error::DnsmasqStuck { network: self.network.clone(), pid: self.pid(), seconds })
+    }
+
+    /// What becomes readable when it has ended (pidfd_open(2)).
+    pub fn watch(&self) -> Result<AsyncFd<OwnedFd>> {
+        let watched = self.fd.try_clone().and_then(readable::register);
+        watched.map_err(|e| Error::system(format!("cannot watch dnsmasq (pid {})", self.pid()), e))
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {

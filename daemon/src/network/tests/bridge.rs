@@ -146,6 +146,12 @@ fn leaves_foreign_links_alone() {
             assert_eq!(run("ip addr show"), before);
         }
         assert!(manager.bridge_up(&network("../x")).await.is_err());
+        // A failure late in the making leaves nothing of it.
+        let mut bad = network("duetbr0");
+        bad.config.raw_dnsmasq = "no-such-option=1".to_owned();
+        assert!(matches!(manager.bridge_up(&bad).await, Err(Error::Dnsmasq { .. })));
+        assert!(!run("ip link").contains("duetbr0") && !host.network_dir("duetbr0").path().exists());
+        assert_eq!(run("nft list ruleset"), "");
     });
 }
 
@@ -304,5 +310,29 @@ fn a_subnet_where_somebody_answers_is_taken() {
         let mut map = ConfigMap::new();
         host.manager().fill_defaults(&mut map, &[]).await.unwrap();
         BridgeConfig::parse(&map).unwrap();
+    });
+}
+
+#[test]
+fn puts_back_what_is_lost_while_it_runs() {
+    isolated(|host| async move {
+        let manager = host.manager();
+        let net = network("duetbr0");
+        assert!(manager.bridges_up(std::slice::from_ref(&net)).await.is_empty());
+        let first = host.dnsmasq("duetbr0").unwrap();
+        run(&format!("nft flush ruleset; kill -9 {first}"));
+        eventually("dnsmasq runs again", || host.dnsmasq("duetbr0").is_some_and(|pid| pid != first)).await;
+        eventually("the table is back", || run("nft list ruleset").contains("masquerade")).await;
+
+        // What is taken down stays down, and a new network is watched as well.
+        let other = Network { config: config(&[("ipv4.address", "10.8.8.1/24")]), ..network("duetbr1") };
+        manager.bridge_up(&other).await.unwrap();
+        manager.remove("duetbr0").await.unwrap();
+        let second = host.dnsmasq("duetbr1").unwrap();
+        run(&format!("kill -9 {second}"));
+        eventually("dnsmasq runs again", || host.dnsmasq("duetbr1").is_some_and(|pid| pid != second)).await;
+        assert_eq!(host.dnsmasq("duetbr0"), None);
+        manager.remove("duetbr1").await.unwrap();
+        assert_eq!(run("nft list ruleset"), "");
     });
 }

@@ -22,6 +22,10 @@ use crate::files::protocol::FailureKind;
 /// After this a slice ends, if it has removed anything.
 const SLICE: Duration = Duration::from_millis(500);
 
+/// A slice lasts at least this many times as long as it took to come to the first thing to remove. Else, in a tree so deep
+/// that the way down takes a slice, each would remove a single name.
+const WORTHWHILE: u32 = 3;
+
 /// How many directories are held open. Each costs a descriptor and a buffer.
 const WINDOW: usize = 32;
 
@@ -39,7 +43,7 @@ pub(super) struct Removed {
 
 /// Removes what `place` names, with all below if it is a directory.
 pub(super) fn remove_tree(place: &Place) -> Outcome<Removed> {
-    let mut walk = Walk { frames: Vec::new(), count: 0, until: Instant::now() + SLICE, cut: false };
+    let mut walk = Walk { frames: Vec::new(), count: 0, started: Instant::now(), least: SLICE, cut: false };
     match unlinkat(&place.parent, &place.name, AtFlags::empty()) {
         Ok(()) => return Ok(Removed { count: 1, done: true }),
         // POSIX says EPERM for a directory, Linux EISDIR; a read-only or immutable one answers the same below.
@@ -81,7 +85,9 @@ struct Frame {
 struct Walk {
     frames: Vec<Frame>,
     count: u64,
-    until: Instant,
+    started: Instant,
+    /// How long the slice lasts.
+    least: Duration,
     /// The frames begin somewhere within the tree, because it is too deep for one slice.
     cut: bool,
 }
@@ -90,7 +96,7 @@ impl Walk {
     /// Empties the first frame's directory. False when the slice is over before that.
     fn run(&mut self) -> Outcome<bool> {
         loop {
-            if self.count > 0 && Instant::now() >= self.until {
+            if self.count > 0 && self.started.elapsed() >= self.least {
                 return Ok(false);
             }
             let Some(frame) = self.frames.last_mut() else { return Ok(!self.cut) };
@@ -111,6 +117,13 @@ impl Walk {
         }
     }
 
+    fn removed(&mut self) {
+        if self.count == 0 {
+            self.least = SLICE.max(self.started.elapsed() * WORTHWHILE);
+        }
+        self.count += 1;
+    }
+
     /// Removes a name from the last directory, or goes down into it.
     fn remove_entry(&mut self, name: CString, looks_like_directory: bool) -> Outcome<()> {
         let Some(Frame { dir: Some(dir), .. }) = self.frames.last() else {
@@ -120,7 +133,7 @@ impl Walk {
         if !looks_like_directory {
             match unlinkat(here, &name, AtFlags::empty()) {
                 Ok(()) => {
-                    self.count += 1;
+                    self.removed();
                     return Ok(());
                 }
                 Err(Errno::NOENT) => return Ok(()),
@@ -135,7 +148,7 @@ impl Walk {
             // It was a directory when it was read and is something else now.
             Err(Errno::NOTDIR | Errno::LOOP) => match unlinkat(here, &name, AtFlags::empty()) {
                 Ok(()) => {
-                    self.count += 1;
+                    self.removed();
                     Ok(())
                 }
                 Err(Errno::NOENT) => Ok(()),
@@ -175,7 +188,7 @@ impl Walk {
         let parent = above.dir.as_ref().ok_or_else(|| Failure::of(FailureKind::Changed))?.fd()?;
         match unlinkat(parent, &left.name, AtFlags::REMOVEDIR) {
             Ok(()) => {
-                self.count += 1;
+                self.removed();
                 Ok(())
             }
             // It was moved away, or replaced by what the next reading finds.
