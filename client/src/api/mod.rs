@@ -54,6 +54,9 @@ mod storage;
 mod timestamp;
 mod warning;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};

@@ -38,6 +38,9 @@ mod top;
 mod version;
 mod warning;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -215,14 +218,4 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<u8> {
         Command::Warning(command) => command.run(context).await,
     };
     done.map(|()| 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
 }
