@@ -41,7 +41,7 @@ fn chain(fixture: &Fixture, layers: &[Vec<Change>]) -> Snapshot {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(48), max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(32), max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_run_of_layers_folds_to_the_same(layers in vec(vec(change(), 1..10), 2..6)) {

@@ -385,7 +385,7 @@ fn activity(live: &Live) -> Activity {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(32), max_shrink_iters: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(24), max_shrink_iters: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn volumes_and_snapshots_show_what_was_written(steps in vec(step(), 1..40)) {

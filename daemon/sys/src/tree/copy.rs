@@ -78,8 +78,7 @@ impl Job<'_> {
         };
         // Its own mode comes last, when nothing is created in it any more: a set-group-ID bit or a default ACL would be
         // inherited by its entries.
-        mkdirat(self.copy.top(), name, Mode::RWXU)
-            .map_err(|e| self.source.error("create its copy", e))?;
+        mkdirat(self.copy.top(), name, Mode::RWXU).map_err(|e| self.source.error("create its copy", e))?;
         if self.copy.enter(name)?.is_none() {
             return Err(self.source.error("open its copy", rustix::io::Errno::NOENT));
         }
@@ -89,21 +88,14 @@ impl Job<'_> {
 
     /// Copies all of the current directory but its subdirectories.
     fn begin(&mut self, stat: &Stat) -> Result<(), TreeError> {
-        let Self {
-            source,
-            copy,
-            entries,
-            list,
-            copied,
-            ..
-        } = self;
+        let Self { source, copy, entries, list, copied, .. } = self;
         let mut subdirectories = Names::default();
         let visited = list.for_each(source.top(), |name, hint| {
             let outcome = match hint {
                 FileType::Directory => EntryOutcome::Directory,
-                hint => entries
-                    .copy(source.top(), name, hint, copy.top())
-                    .map_err(|(a, e)| source.error_at(a, name, e))?,
+                hint => {
+                    entries.copy(source.top(), name, hint, copy.top()).map_err(|(a, e)| source.error_at(a, name, e))?
+                }
             };
             match outcome {
                 EntryOutcome::Copied => copied.entries += 1,
@@ -113,10 +105,7 @@ impl Job<'_> {
             Ok(())
         });
         visited.map_err(|e| source.error("list it", e))??;
-        self.frames.push(Frame {
-            attributes: Attributes::of(stat),
-            subdirectories,
-        });
+        self.frames.push(Frame { attributes: Attributes::of(stat), subdirectories });
         Ok(())
     }
 
@@ -125,17 +114,11 @@ impl Job<'_> {
         let frame = self.frames.pop().expect("called with a frame");
         let is_root = self.frames.is_empty();
         let (old, new) = (self.source.top(), self.copy.top());
-        frame
-            .attributes
-            .set_owner_and_mode(new)
-            .map_err(|e| self.source.error("set owner and mode of its copy", e))?;
+        frame.attributes.set_owner_and_mode(new).map_err(|e| self.source.error("set owner and mode of its copy", e))?;
         Carrier::Open(old)
             .copy_to(&Carrier::Open(new), |name| !is_root || root_xattr(name))
             .map_err(|e| self.source.error("copy its extended attributes", e))?;
-        frame
-            .attributes
-            .set_times(new)
-            .map_err(|e| self.source.error("set times of its copy", e))?;
+        frame.attributes.set_times(new).map_err(|e| self.source.error("set times of its copy", e))?;
         if is_root {
             return Ok(());
         }

@@ -20,10 +20,7 @@ pub(super) struct DataCopier {
 
 impl DataCopier {
     pub(super) fn new() -> Self {
-        Self {
-            reflink: true,
-            in_kernel: true,
-        }
+        Self { reflink: true, in_kernel: true }
     }
 
     /// Whether the last files were cloned, not copied.
@@ -47,9 +44,7 @@ impl DataCopier {
             match ioctl_ficlone(to, from) {
                 Ok(()) => return Ok(()),
                 // ioctl_ficlone(2): not on these filesystems at all...
-                Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::NOTTY | Errno::NOSYS) => {
-                    self.reflink = false
-                }
+                Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::NOTTY | Errno::NOSYS) => self.reflink = false,
                 // ...or not this file: a swap file, one with other flags (NOCOW), one that is locked.
                 Err(Errno::INVAL | Errno::TXTBSY | Errno::PERM | Errno::ISDIR) => {}
                 Err(e) => return Err(e),
@@ -82,13 +77,7 @@ impl DataCopier {
         ftruncate(to, size)
     }
 
-    fn range(
-        &mut self,
-        from: BorrowedFd<'_>,
-        to: BorrowedFd<'_>,
-        start: u64,
-        end: u64,
-    ) -> Result<(), Errno> {
+    fn range(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> Result<(), Errno> {
         let mut at = start;
         while at < end && self.in_kernel {
             let len = usize::try_from(end - at).map_or(CHUNK, |len| len.min(CHUNK));
@@ -97,17 +86,11 @@ impl DataCopier {
                 Ok(0) => return Ok(()),
                 Ok(moved) => at += moved as u64,
                 Err(Errno::INTR) => {}
-                Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {
-                    self.in_kernel = false
-                }
+                Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => self.in_kernel = false,
                 Err(e) => return Err(e),
             }
         }
-        if at < end {
-            by_hand(from, to, at, end)
-        } else {
-            Ok(())
-        }
+        if at < end { by_hand(from, to, at, end) } else { Ok(()) }
     }
 }
 

@@ -4,8 +4,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, chmodat, fstat, linkat, mknodat, openat, readlinkat,
-    statat, symlinkat,
+    AtFlags, FileType, Mode, OFlags, Stat, chmodat, fstat, linkat, mknodat, openat, readlinkat, statat, symlinkat,
 };
 use rustix::io::Errno;
 
@@ -40,10 +39,7 @@ pub struct EntryCopier<'a> {
 impl<'a> EntryCopier<'a> {
     /// `links` is an empty directory on the destination's filesystem; its contents are garbage afterwards.
     pub fn new(links: BorrowedFd<'a>) -> Self {
-        Self {
-            links,
-            data: DataCopier::new(),
-        }
+        Self { links, data: DataCopier::new() }
     }
 
     /// Whether data is shared with the source (reflink) rather than copied.
@@ -75,12 +71,7 @@ impl<'a> EntryCopier<'a> {
         }
     }
 
-    fn regular(
-        &mut self,
-        from: BorrowedFd<'_>,
-        name: &CStr,
-        to: BorrowedFd<'_>,
-    ) -> Result<EntryOutcome, StepError> {
+    fn regular(&mut self, from: BorrowedFd<'_>, name: &CStr, to: BorrowedFd<'_>) -> Result<EntryOutcome, StepError> {
         let Some((source, stat)) = open_regular(from, name)? else {
             return Ok(EntryOutcome::Vanished);
         };
@@ -88,25 +79,16 @@ impl<'a> EntryCopier<'a> {
         if self.linked(key.as_deref(), to, name)? {
             return Ok(EntryOutcome::Copied);
         }
-        let create =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let copy = openat(to, name, create, Mode::RUSR | Mode::WUSR)
-            .map_err(|e| ("create the copy of", e))?;
+        let create = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let copy = openat(to, name, create, Mode::RUSR | Mode::WUSR).map_err(|e| ("create the copy of", e))?;
         let attributes = Attributes::of(&stat);
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let allocated = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-        self.data
-            .copy(source.as_fd(), copy.as_fd(), size, allocated)
-            .map_err(|e| ("copy", e))?;
-        attributes
-            .set_owner_and_mode(copy.as_fd())
-            .map_err(|e| ("set owner and mode of", e))?;
+        self.data.copy(source.as_fd(), copy.as_fd(), size, allocated).map_err(|e| ("copy", e))?;
+        attributes.set_owner_and_mode(copy.as_fd()).map_err(|e| ("set owner and mode of", e))?;
         let (old, new) = (Carrier::Open(source.as_fd()), Carrier::Open(copy.as_fd()));
-        old.copy_to(&new, |_| true)
-            .map_err(|e| ("copy extended attributes of", e))?;
-        attributes
-            .set_times(copy.as_fd())
-            .map_err(|e| ("set times of", e))?;
+        old.copy_to(&new, |_| true).map_err(|e| ("copy extended attributes of", e))?;
+        attributes.set_times(copy.as_fd()).map_err(|e| ("set times of", e))?;
         self.remember(key.as_deref(), to, name)?;
         Ok(EntryOutcome::Copied)
     }
@@ -132,25 +114,19 @@ impl<'a> EntryCopier<'a> {
             };
             symlinkat(target.as_c_str(), to, name).map_err(|e| ("create the copy of link", e))?;
         } else {
-            mknodat(to, name, file_type, attributes.mode(), stat.st_rdev)
-                .map_err(|e| ("create the copy of", e))?;
+            mknodat(to, name, file_type, attributes.mode(), stat.st_rdev).map_err(|e| ("create the copy of", e))?;
         }
-        attributes
-            .set_owner_at(to, name)
-            .map_err(|e| ("set owner of", e))?;
+        attributes.set_owner_at(to, name).map_err(|e| ("set owner of", e))?;
         if file_type != FileType::Symlink {
             // mknod(2) took the umask off, and nobody else can have put a link in its place.
-            chmodat(to, name, attributes.mode(), AtFlags::empty())
-                .map_err(|e| ("set mode of", e))?;
+            chmodat(to, name, attributes.mode(), AtFlags::empty()).map_err(|e| ("set mode of", e))?;
         }
         let (old, new) = (Carrier::entry(from, name), Carrier::entry(to, name));
         match old.copy_to(&new, |_| true) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(e) => return Err(("copy extended attributes of", e)),
         }
-        attributes
-            .set_times_at(to, name)
-            .map_err(|e| ("set times of", e))?;
+        attributes.set_times_at(to, name).map_err(|e| ("set times of", e))?;
         self.remember(key.as_deref(), to, name)?;
         Ok(EntryOutcome::Copied)
     }
@@ -165,12 +141,7 @@ impl<'a> EntryCopier<'a> {
     }
 
     /// Makes the entry a link to an earlier copy of the same file, if there is one.
-    fn linked(
-        &self,
-        key: Option<&CStr>,
-        to: BorrowedFd<'_>,
-        name: &CStr,
-    ) -> Result<bool, StepError> {
+    fn linked(&self, key: Option<&CStr>, to: BorrowedFd<'_>, name: &CStr) -> Result<bool, StepError> {
         let Some(key) = key else { return Ok(false) };
         match linkat(self.links, key, to, name, AtFlags::empty()) {
             Ok(()) => Ok(true),
@@ -183,12 +154,7 @@ impl<'a> EntryCopier<'a> {
         }
     }
 
-    fn remember(
-        &self,
-        key: Option<&CStr>,
-        to: BorrowedFd<'_>,
-        name: &CStr,
-    ) -> Result<(), StepError> {
+    fn remember(&self, key: Option<&CStr>, to: BorrowedFd<'_>, name: &CStr) -> Result<(), StepError> {
         let Some(key) = key else { return Ok(()) };
         linkat(to, name, self.links, key, AtFlags::empty()).map_err(|e| ("remember a link to", e))
     }
@@ -199,12 +165,8 @@ impl<'a> EntryCopier<'a> {
 /// Without O_NONBLOCK a FIFO in its place would block for ever. A device in its place would be opened: only a privileged
 /// container can make one, and it may open the device itself anyway.
 fn open_regular(from: BorrowedFd<'_>, name: &CStr) -> Result<Option<(OwnedFd, Stat)>, StepError> {
-    let flags = OFlags::RDONLY
-        | OFlags::NOFOLLOW
-        | OFlags::NONBLOCK
-        | OFlags::NOATIME
-        | OFlags::NOCTTY
-        | OFlags::CLOEXEC;
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOATIME | OFlags::NOCTTY | OFlags::CLOEXEC;
     let fd = match openat(from, name, flags, Mode::empty()) {
         Ok(fd) => fd,
         Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::NODEV) => return Ok(None),

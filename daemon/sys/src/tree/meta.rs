@@ -9,8 +9,8 @@ use std::fmt::Write as _;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::fs::{
-    AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod, fchown,
-    fgetxattr, flistxattr, fsetxattr, futimens, lgetxattr, llistxattr, lsetxattr, utimensat,
+    AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod, fchown, fgetxattr, flistxattr,
+    fsetxattr, futimens, lgetxattr, llistxattr, lsetxattr, utimensat,
 };
 use rustix::io::Errno;
 
@@ -34,9 +34,7 @@ impl Carrier<'_> {
     /// but `/proc/self/fd/N/name` is one step from the descriptor and follows nothing at its end.
     pub(super) fn entry(dir: BorrowedFd<'_>, name: &CStr) -> Self {
         let mut path = String::new();
-        let Ok(()) = write!(path, "/proc/self/fd/{}/", dir.as_raw_fd()) else {
-            unreachable!("a String takes all")
-        };
+        let Ok(()) = write!(path, "/proc/self/fd/{}/", dir.as_raw_fd()) else { unreachable!("a String takes all") };
         let mut path = path.into_bytes();
         path.extend_from_slice(name.to_bytes());
         Self::Path(CString::new(path).expect("neither part holds a NUL"))
@@ -95,11 +93,7 @@ impl Carrier<'_> {
     }
 
     /// Gives `to` every attribute of this one for which `wanted` says so.
-    pub(super) fn copy_to(
-        &self,
-        to: &Carrier<'_>,
-        wanted: impl Fn(&[u8]) -> bool,
-    ) -> Result<(), Errno> {
+    pub(super) fn copy_to(&self, to: &Carrier<'_>, wanted: impl Fn(&[u8]) -> bool) -> Result<(), Errno> {
         for name in self.names()? {
             let bytes = name.to_bytes();
             if KERNEL_OWNED.contains(&bytes) || !wanted(bytes) {
@@ -131,11 +125,7 @@ pub fn list_xattrs(fd: impl AsFd) -> Result<Vec<CString>, Errno> {
 }
 
 /// Gives an open file every extended attribute of another for which `wanted` says so.
-pub fn copy_xattrs(
-    from: impl AsFd,
-    to: impl AsFd,
-    wanted: impl Fn(&[u8]) -> bool,
-) -> Result<(), Errno> {
+pub fn copy_xattrs(from: impl AsFd, to: impl AsFd, wanted: impl Fn(&[u8]) -> bool) -> Result<(), Errno> {
     Carrier::Open(from.as_fd()).copy_to(&Carrier::Open(to.as_fd()), wanted)
 }
 
@@ -150,18 +140,12 @@ pub(super) struct Attributes {
 
 impl Attributes {
     pub(super) fn of(stat: &Stat) -> Self {
-        let time = |tv_sec: i64, tv_nsec: u64| Timespec {
-            tv_sec,
-            tv_nsec: tv_nsec as _,
-        };
+        let time = |tv_sec: i64, tv_nsec: u64| Timespec { tv_sec, tv_nsec: tv_nsec as _ };
         Self {
             owner: Uid::from_raw(stat.st_uid),
             group: Gid::from_raw(stat.st_gid),
             mode: Mode::from_raw_mode(stat.st_mode),
-            times: (
-                time(stat.st_atime, stat.st_atime_nsec),
-                time(stat.st_mtime, stat.st_mtime_nsec),
-            ),
+            times: (time(stat.st_atime, stat.st_atime_nsec), time(stat.st_mtime, stat.st_mtime_nsec)),
         }
     }
 
@@ -185,19 +169,10 @@ impl Attributes {
 
     /// The owner of an entry that is not opened. Its mode is set by whatever makes it.
     pub(super) fn set_owner_at(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
-        chownat(
-            dir,
-            name,
-            Some(self.owner),
-            Some(self.group),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
+        chownat(dir, name, Some(self.owner), Some(self.group), AtFlags::SYMLINK_NOFOLLOW)
     }
 
     fn timestamps(&self) -> Timestamps {
-        Timestamps {
-            last_access: self.times.0,
-            last_modification: self.times.1,
-        }
+        Timestamps { last_access: self.times.0, last_modification: self.times.1 }
     }
 }

@@ -8,8 +8,8 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, FileType, IFlags, Mode, OFlags, RenameFlags, ioctl_getflags, ioctl_setflags, openat,
-    renameat_with, unlinkat,
+    AtFlags, FileType, IFlags, Mode, OFlags, RenameFlags, ioctl_getflags, ioctl_setflags, openat, renameat_with,
+    unlinkat,
 };
 use rustix::io::Errno;
 
@@ -24,11 +24,7 @@ const ATTEMPTS: usize = 16;
 
 /// Removes an entry of a directory, and all below it if it is a directory. Fine when it does not exist.
 pub fn remove_tree(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), TreeError> {
-    let fail = |action, source| TreeError::Io {
-        action,
-        path: crate::tree::lossless(name),
-        source,
-    };
+    let fail = |action, source| TreeError::Io { action, path: crate::tree::lossless(name), source };
     for _ in 0..ATTEMPTS {
         match unlinkat(parent, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
@@ -53,16 +49,8 @@ pub fn remove_tree(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), TreeError>
 
 /// Removes everything in a directory.
 pub fn remove_contents(root: BorrowedFd<'_>) -> Result<(), TreeError> {
-    let own = open_dir(root, c".").map_err(|source| TreeError::Io {
-        action: "open it",
-        path: ".".into(),
-        source,
-    })?;
-    let mut job = Job {
-        levels: Vec::new(),
-        list: ListBuffer::new(),
-        moved_up: 0,
-    };
+    let own = open_dir(root, c".").map_err(|source| TreeError::Io { action: "open it", path: ".".into(), source })?;
+    let mut job = Job { levels: Vec::new(), list: ListBuffer::new(), moved_up: 0 };
     job.enter(own, CString::default())?;
     while let Some(level) = job.levels.last_mut() {
         match level.subdirectories.pop() {
@@ -89,12 +77,7 @@ struct Level {
 
 impl Job {
     fn enter(&mut self, fd: OwnedFd, name: CString) -> Result<(), TreeError> {
-        self.levels.push(Level {
-            fd,
-            name,
-            subdirectories: Names::default(),
-            attempts: 0,
-        });
+        self.levels.push(Level { fd, name, subdirectories: Names::default(), attempts: 0 });
         self.empty_current()
     }
 
@@ -175,11 +158,7 @@ impl Job {
                 let again = open_dir(parent.fd.as_fd(), &level.name);
                 let fd = again.map_err(|e| self.error("open", &level.name, e))?;
                 let attempts = level.attempts + 1;
-                self.levels.push(Level {
-                    fd,
-                    attempts,
-                    ..level
-                });
+                self.levels.push(Level { fd, attempts, ..level });
                 self.empty_current()
             }
             Err(e) => Err(self.error("remove directory", &level.name, e)),
@@ -187,26 +166,13 @@ impl Job {
     }
 
     fn error(&self, action: &'static str, name: &CStr, source: Errno) -> TreeError {
-        let levels = self
-            .levels
-            .iter()
-            .skip(1)
-            .map(|level| crate::tree::lossless(&level.name));
-        TreeError::Io {
-            action,
-            path: levels.chain([crate::tree::lossless(name)]).collect(),
-            source,
-        }
+        let levels = self.levels.iter().skip(1).map(|level| crate::tree::lossless(&level.name));
+        TreeError::Io { action, path: levels.chain([crate::tree::lossless(name)]).collect(), source }
     }
 }
 
 fn open_dir(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
-    openat(
-        parent,
-        name,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
+    openat(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// unlinkat(2), also of what is marked immutable or append-only (chattr(1)), or lies in a directory that is.
@@ -221,8 +187,7 @@ fn unlink(parent: BorrowedFd<'_>, name: &CStr, flags: AtFlags) -> Result<(), Err
 /// false when there were none.
 fn clear_flags(parent: BorrowedFd<'_>, name: &CStr) -> bool {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let entry =
-        openat(parent, name, flags, Mode::empty()).is_ok_and(|fd| clear_flags_of(fd.as_fd()));
+    let entry = openat(parent, name, flags, Mode::empty()).is_ok_and(|fd| clear_flags_of(fd.as_fd()));
     clear_flags_of(parent) || entry
 }
 

@@ -48,11 +48,7 @@ pub fn tree_size(root: BorrowedFd<'_>) -> Result<TreeSize, TreeError> {
 }
 
 /// Counts all entries of the current directory but its subdirectories, and returns those.
-fn subdirectories(
-    stack: &DirStack,
-    list: &mut ListBuffer,
-    count: &mut Count,
-) -> Result<Names, TreeError> {
+fn subdirectories(stack: &DirStack, list: &mut ListBuffer, count: &mut Count) -> Result<Names, TreeError> {
     let mut names = Names::default();
     let visited = list.for_each(stack.top(), |name, hint| {
         if hint == FileType::Directory {
@@ -60,9 +56,7 @@ fn subdirectories(
             return Ok(());
         }
         match statat(stack.top(), name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                names.push(name)
-            }
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => names.push(name),
             Ok(stat) => count.add(&stat),
             Err(Errno::NOENT) => {}
             Err(e) => return Err(stack.error_at("read attributes of", name, e)),
@@ -85,10 +79,7 @@ impl Count {
         self.size.entries += 1;
         let bytes = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
         let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        let first = bytes == 0
-            || is_directory
-            || stat.st_nlink < 2
-            || self.seen.insert((stat.st_dev, stat.st_ino));
+        let first = bytes == 0 || is_directory || stat.st_nlink < 2 || self.seen.insert((stat.st_dev, stat.st_ino));
         if first {
             self.size.bytes += bytes;
         }

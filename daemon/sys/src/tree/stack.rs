@@ -20,10 +20,7 @@ pub(super) const MAX_DEPTH: usize = 65_536;
 /// Bytes of paths shown in errors.
 const SHOWN_PATH: usize = 512;
 
-const OPEN_DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const OPEN_DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The directories from the root to the current one.
 #[derive(Debug)]
@@ -54,29 +51,17 @@ pub(super) enum Left {
 impl DirStack {
     /// Starts at a directory, with a descriptor (and a reading position) of its own.
     pub(super) fn new(root: BorrowedFd<'_>) -> Result<(Self, Stat), TreeError> {
-        let mut stack = Self {
-            levels: Vec::new(),
-            path: Vec::new(),
-        };
-        let fd = openat(root, c".", OPEN_DIRECTORY, Mode::empty())
-            .map_err(|e| stack.error("open it", e))?;
+        let mut stack = Self { levels: Vec::new(), path: Vec::new() };
+        let fd = openat(root, c".", OPEN_DIRECTORY, Mode::empty()).map_err(|e| stack.error("open it", e))?;
         let stat = fstat(&fd).map_err(|e| stack.error("read its attributes", e))?;
-        stack.levels.push(Level {
-            fd: Some(fd),
-            dev: stat.st_dev,
-            ino: stat.st_ino,
-            path_len: 0,
-        });
+        stack.levels.push(Level { fd: Some(fd), dev: stat.st_dev, ino: stat.st_ino, path_len: 0 });
         Ok((stack, stat))
     }
 
     /// The current directory.
     pub(super) fn top(&self) -> BorrowedFd<'_> {
         let top = self.levels.last().expect("the root is never left");
-        top.fd
-            .as_ref()
-            .expect("the current directory is open")
-            .as_fd()
+        top.fd.as_ref().expect("the current directory is open").as_fd()
     }
 
     /// How many directories there are, the root among them.
@@ -87,18 +72,14 @@ impl DirStack {
     /// Makes a subdirectory the current one. None when it vanished or is no directory (any more).
     pub(super) fn enter(&mut self, name: &CStr) -> Result<Option<Stat>, TreeError> {
         if self.levels.len() >= MAX_DEPTH {
-            return Err(TreeError::TooDeep {
-                path: self.shown(None),
-                limit: MAX_DEPTH,
-            });
+            return Err(TreeError::TooDeep { path: self.shown(None), limit: MAX_DEPTH });
         }
         let fd = match openat(self.top(), name, OPEN_DIRECTORY, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
             Err(e) => return Err(self.error_at("open directory", name, e)),
         };
-        let stat =
-            fstat(&fd).map_err(|e| self.error_at("read attributes of directory", name, e))?;
+        let stat = fstat(&fd).map_err(|e| self.error_at("read attributes of directory", name, e))?;
         if self.levels.len() > OPEN_LEVELS
             && let Some(parent) = self.levels.last_mut()
         {
@@ -107,12 +88,7 @@ impl DirStack {
         self.path.extend_from_slice(name.to_bytes());
         self.path.push(b'/');
         let path_len = self.path.len();
-        self.levels.push(Level {
-            fd: Some(fd),
-            dev: stat.st_dev,
-            ino: stat.st_ino,
-            path_len,
-        });
+        self.levels.push(Level { fd: Some(fd), dev: stat.st_dev, ino: stat.st_ino, path_len });
         Ok(Some(stat))
     }
 
@@ -125,8 +101,8 @@ impl DirStack {
             return Ok(Left::Parent);
         }
         let below = child.fd.expect("the current directory is open");
-        let found = openat(&below, c"..", OPEN_DIRECTORY, Mode::empty())
-            .and_then(|fd| fstat(&fd).map(|stat| (fd, stat)));
+        let found =
+            openat(&below, c"..", OPEN_DIRECTORY, Mode::empty()).and_then(|fd| fstat(&fd).map(|stat| (fd, stat)));
         match found {
             Ok((fd, stat)) if (stat.st_dev, stat.st_ino) == (parent.dev, parent.ino) => {
                 parent.fd = Some(fd);
@@ -144,20 +120,12 @@ impl DirStack {
 
     /// A failure concerning the current directory.
     pub(super) fn error(&self, action: &'static str, source: Errno) -> TreeError {
-        TreeError::Io {
-            action,
-            path: self.shown(None),
-            source,
-        }
+        TreeError::Io { action, path: self.shown(None), source }
     }
 
     /// A failure concerning an entry of the current directory.
     pub(super) fn error_at(&self, action: &'static str, name: &CStr, source: Errno) -> TreeError {
-        TreeError::Io {
-            action,
-            path: self.shown(Some(name)),
-            source,
-        }
+        TreeError::Io { action, path: self.shown(Some(name)), source }
     }
 
     /// The current directory (or an entry of it) for an error, cut when absurdly long.
@@ -182,13 +150,8 @@ impl Names {
 
     pub(super) fn pop(&mut self) -> Option<std::ffi::CString> {
         let end = self.0.len().checked_sub(1)?;
-        let start = self.0[..end]
-            .iter()
-            .rposition(|&b| b == 0)
-            .map_or(0, |nul| nul + 1);
-        let name = CStr::from_bytes_with_nul(&self.0[start..])
-            .expect("each name ends with its only NUL")
-            .to_owned();
+        let start = self.0[..end].iter().rposition(|&b| b == 0).map_or(0, |nul| nul + 1);
+        let name = CStr::from_bytes_with_nul(&self.0[start..]).expect("each name ends with its only NUL").to_owned();
         self.0.truncate(start);
         Some(name)
     }
