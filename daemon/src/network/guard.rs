@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use super::{
-    Inner, Manager,
+    BridgeConfig, Inner, Manager,
     dnsmasq::{self, Running},
     nft, readable,
 };
@@ -41,35 +41,33 @@ const NFTABLES_GROUP: u32 = 1 << (7 - 1);
 const DELETE_TABLE: u16 = 10 << 8 | 2;
 /// A firewall that is restarted drops all and then loads its own; ours comes after.
 const SETTLE: Duration = Duration::from_millis(500);
-/// A dnsmasq that ends again and again is started no more often than this.
-const RESTART_INTERVAL: Duration = Duration::from_secs(10);
+/// A dnsmasq that ends again soon, or can't be started, is tried again after this, and then twice as long each time.
+const FIRST_DELAY: Duration = Duration::from_secs(10);
+const LAST_DELAY: Duration = Duration::from_secs(600);
 
 /// Begins to watch; the task ends when the manager is gone.
 pub(super) fn spawn(inner: Weak<Inner>) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        let tables = match nftables_socket() {
-            Ok(socket) => Some(socket),
-            Err(error) => {
-                tracing::warn!(%error, "the firewall is not watched");
-                None
-            }
-        };
-        let mut guard = Guard { inner, tables, started: HashMap::new() };
-        while guard.step().await.is_some() {}
-    })
+    let tables = nftables_socket();
+    if let Err(error) = &tables {
+        tracing::warn!(%error, "the firewall is not watched");
+    }
+    let mut guard = Guard { inner, tables: tables.ok(), attempts: HashMap::new() };
+    tokio::spawn(async move { while guard.step().await.is_some() {} })
 }
 
 struct Guard {
     inner: Weak<Inner>,
     tables: Option<AsyncFd<OwnedFd>>,
-    /// When each network's dnsmasq was last put back.
-    started: HashMap<String, Instant>,
+    /// By network: when its dnsmasq was last put back, and how long to leave it alone after that.
+    attempts: HashMap<String, (Instant, Duration)>,
 }
 
 enum Event {
-    NetworksChanged,
+    /// Networks or processes are not what they were.
+    Changed,
     TableDeleted,
-    Ended(String),
+    /// This network's dnsmasq is missing, and it is time to do something about it.
+    Due(String),
 }
 
 impl Guard {
@@ -78,48 +76,62 @@ impl Guard {
         let manager = Manager(self.inner.upgrade()?);
         // Asked for before looking, so that no change falls between.
         let changed = manager.0.changed.clone().notified_owned();
-        let names: Vec<String> = manager.up().keys().cloned().collect();
+        let served = |config: &BridgeConfig| config.ipv4.is_some() || config.ipv6.is_some();
+        let names: Vec<String> =
+            manager.up().iter().filter(|(_, config)| served(config)).map(|(name, _)| name.clone()).collect();
         let mut watched = Vec::new();
+        let mut due: Option<(Instant, String)> = None;
         for name in names {
             match Running::find_noted(&manager.dir(&name)).map(|running| running.watch()) {
-                Some(Ok(fd)) => watched.push((name, fd)),
+                Some(Ok(fd)) => watched.push(fd),
                 Some(Err(error)) => tracing::warn!(network = name, %error, "its dnsmasq is not watched"),
-                None => {}
+                None => {
+                    let at = self.attempts.get(&name).map_or_else(Instant::now, |(at, delay)| *at + *delay);
+                    if due.as_ref().is_none_or(|(earliest, _)| at < *earliest) {
+                        due = Some((at, name));
+                    }
+                }
             }
         }
         // While waiting, nothing is kept that would keep the manager.
         drop(manager);
         let ended = async {
             if watched.is_empty() {
-                return std::future::pending().await;
+                std::future::pending::<()>().await;
             }
-            let each = watched.iter().map(|(_, fd)| Box::pin(fd.readable()));
-            watched[select_all(each).await.1].0.clone()
+            // Which of them, the next look will tell.
+            drop(select_all(watched.iter().map(|fd| Box::pin(fd.readable()))).await);
+        };
+        let time = async {
+            match due {
+                Some((at, name)) => {
+                    sleep_until(at.into()).await;
+                    name
+                }
+                None => std::future::pending().await,
+            }
         };
         let event = tokio::select! {
-            () = changed => Event::NetworksChanged,
-            name = ended => Event::Ended(name),
+            () = changed => Event::Changed,
+            () = ended => Event::Changed,
+            name = time => Event::Due(name),
             deleted = table_deleted(self.tables.as_ref()) => {
                 deleted?;
                 Event::TableDeleted
             }
         };
-        let manager = Manager(self.inner.upgrade()?);
         match event {
-            Event::NetworksChanged => {}
+            Event::Changed => {}
             Event::TableDeleted => {
                 sleep(SETTLE).await;
-                restore_table(&manager).await;
+                restore_table(&Manager(self.inner.upgrade()?)).await;
             }
-            Event::Ended(name) => self.restart(&manager, &name).await,
+            Event::Due(name) => self.restart(&Manager(self.inner.upgrade()?), &name).await,
         }
         Some(())
     }
 
     async fn restart(&mut self, manager: &Manager, name: &str) {
-        if let Some(last) = self.started.get(name) {
-            sleep_until((*last + RESTART_INTERVAL).into()).await;
-        }
         let _changing = manager.0.changes.lock().await;
         // Taken down meanwhile, or put back by whoever changed it.
         let Ok(config) = manager.applied(name) else { return };
@@ -128,7 +140,12 @@ impl Guard {
             return;
         }
         tracing::warn!(network = name, "dnsmasq has ended; starting it again");
-        self.started.insert(name.to_owned(), Instant::now());
+        let now = Instant::now();
+        let delay = match self.attempts.get(name) {
+            Some((at, delay)) if now.duration_since(*at) < LAST_DELAY => (*delay * 2).min(LAST_DELAY),
+            _ => FIRST_DELAY,
+        };
+        self.attempts.insert(name.to_owned(), (now, delay));
         let wanted = dnsmasq::render(&dir, &config);
         if let Err(error) = dnsmasq::ensure(&dir, wanted.as_deref(), false).await {
             tracing::error!(network = name, %error, "dnsmasq could not be started again");

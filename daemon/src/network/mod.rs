@@ -221,8 +221,8 @@ impl Manager {
     /// [`guard`].
     pub async fn bridges_up(&self, networks: &[Network]) -> Vec<(String, Error)> {
         let _changing = self.0.changes.lock().await;
-        let failures = self.bridges_up_locked(networks).await;
         self.0.guard.get_or_init(|| guard::spawn(Arc::downgrade(&self.0)));
+        let failures = self.bridges_up_locked(networks).await;
         self.0.changed.notify_waiters();
         failures
     }
