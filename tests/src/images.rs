@@ -68,6 +68,7 @@ fn build(cache: &Path, stem: &str, alias: &str) -> PathBuf {
     fs::copy(&exported, &part).expect("copying into the image cache");
     let kept = cache.join(name);
     fs::rename(&part, &kept).expect("renaming in the image cache");
+    host.abandon();
     kept
 }
 

@@ -1,6 +1,8 @@
 //! Control groups and usage on the real kernel, in trees of the test's own.
 
 mod support;
+#[path = "support/trees.rs"]
+mod trees;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -11,7 +13,8 @@ use duet_container::cgroup::{
     Cgroup, CgroupError, Controller, CpuAllowance, CreateOptions, DevicePolicy, Limits, MemoryLimit, Place, Swap,
 };
 use duet_container::stats::Reader;
-use support::{Member, Trees, deadline, eventually};
+use support::{deadline, eventually};
+use trees::{Member, Trees};
 
 const MIB: u64 = 1024 * 1024;
 

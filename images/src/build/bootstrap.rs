@@ -122,11 +122,18 @@ struct Watch {
 /// Percent at which each round's fetching starts, its setting up starts, and it ends.
 const ROUNDS: [(u8, u8, u8); 3] = [(2, 2, 2), (3, 15, 40), (42, 55, 90)];
 
+/// Hooks install a package or two of their own, which is no round.
+const A_ROUND: u32 = 5;
+
 impl Watch {
     fn line(&mut self, line: &str) {
         let (get, set, end) = ROUNDS[self.round];
         if let Some((_, rest)) = line.split_once("upgraded, ").filter(|_| line.contains(" newly installed")) {
-            self.packages = rest.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0);
+            let packages = rest.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0);
+            if packages < A_ROUND {
+                return;
+            }
+            self.packages = packages;
             self.round = (self.round + 1).min(2);
             (self.fetched, self.set_up) = (0, 0);
             self.reach(ROUNDS[self.round].0);
@@ -174,7 +181,8 @@ mod tests {
             "I: extracting archives...",
             "Setting up debconf (1.5.91) ...",
             "Setting up libpcre2-8-0:amd64 (10.46) ...",
-            "0 upgraded, 2 newly installed, 0 to remove and 0 not upgraded.",
+            "0 upgraded, 1 newly installed, 0 to remove and 0 not upgraded.",
+            "0 upgraded, 20 newly installed, 0 to remove and 0 not upgraded.",
             "Get:2 http://m trixie/main amd64 systemd amd64 257 [1 kB]",
             "Setting up systemd (257) ...",
             "Setting up apt (3) ...",

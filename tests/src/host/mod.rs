@@ -185,6 +185,22 @@ impl Host {
         Run::new(command, format!("{program} {}", arguments.join(" ")))
     }
 
+    /// Turns a command into one that runs in the host with the caller's own terminal and `duet` on its PATH.
+    pub fn foreground(&self, mut command: Command) -> Command {
+        let path = std::env::var("PATH").unwrap_or_default();
+        command
+            .env("DUET_DIR", self.state())
+            .env("HOME", self.folder.join("home"))
+            .env("PATH", format!("{}:{path}", self.binaries.display()));
+        self.entrance.attach(&mut command);
+        command
+    }
+
+    /// Takes the host down as it is, without looking for what is left behind.
+    pub fn abandon(mut self) {
+        self.passed = true;
+    }
+
     /// `duet` with the arguments of a line; see [`words`] for quoting.
     pub fn duet(&self, line: &str) -> Run {
         let arguments = words(line);

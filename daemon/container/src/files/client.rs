@@ -259,6 +259,8 @@ impl FileSession {
         loop {
             match self.ask(Op::RemoveTree { path: wire(path) }, path)? {
                 Reply::Removed { done: true, .. } => return Ok(true),
+                // Each answer has removed something, unless the container has moved it all away meanwhile.
+                Reply::Removed { count: 0, done: false } => return Err(FileError::Changed { path: path.to_owned() }),
                 Reply::Removed { count, done: false } => total += count,
                 other => return self.connection.nonsense(&other),
             }

@@ -160,7 +160,8 @@ impl Walk {
 
     fn push(&mut self, dir: OwnedFd, name: CString) -> Outcome<()> {
         if self.frames.len() >= MAX_DEPTH {
-            self.frames.clear();
+            // The directory that this one is in stays, so that at least this one goes.
+            self.frames.drain(..self.frames.len() - 1);
             self.cut = true;
         }
         let identity = identity(&dir)?;
