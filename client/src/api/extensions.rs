@@ -28,13 +28,7 @@ pub enum WaitCondition {
 
 impl WaitCondition {
     /// Every condition.
-    pub const ALL: [Self; 5] = [
-        Self::Running,
-        Self::Ipv4,
-        Self::Ipv6,
-        Self::Ready,
-        Self::Stopped,
-    ];
+    pub const ALL: [Self; 5] = [Self::Running, Self::Ipv4, Self::Ipv6, Self::Ready, Self::Stopped];
 
     /// The name on the wire and on the command line.
     pub const fn name(self) -> &'static str {
@@ -58,10 +52,7 @@ impl std::str::FromStr for WaitCondition {
     type Err = UnknownCondition;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|c| c.name() == text)
-            .ok_or_else(|| UnknownCondition(text.to_owned()))
+        Self::ALL.into_iter().find(|c| c.name() == text).ok_or_else(|| UnknownCondition(text.to_owned()))
     }
 }
 

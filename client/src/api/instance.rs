@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    ConfigMap, DevicesMap, InstanceSnapshot, InstanceState, StatusCode, Timestamp, is_default,
-};
+use super::{ConfigMap, DevicesMap, InstanceSnapshot, InstanceState, StatusCode, Timestamp, is_default};
 
 /// Which kind of guest an instance is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

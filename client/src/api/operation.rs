@@ -69,10 +69,7 @@ impl Operation {
     /// What the operation has to say about its progress: the value of the first key that ends in `_progress`.
     pub fn progress_text(&self) -> Option<&str> {
         let metadata = self.metadata.as_ref()?;
-        metadata
-            .iter()
-            .filter(|(key, _)| key.ends_with("_progress"))
-            .find_map(|(_, value)| value.as_str())
+        metadata.iter().filter(|(key, _)| key.ends_with("_progress")).find_map(|(_, value)| value.as_str())
     }
 }
 

@@ -51,22 +51,12 @@ wire! {
 
 impl From<InitNetwork> for NetworksPost {
     fn from(value: InitNetwork) -> Self {
-        Self {
-            config: value.config,
-            description: value.description,
-            name: value.name,
-            kind: value.kind,
-        }
+        Self { config: value.config, description: value.description, name: value.name, kind: value.kind }
     }
 }
 
 impl From<InitProfile> for ProfilesPost {
     fn from(value: InitProfile) -> Self {
-        Self {
-            config: value.config,
-            description: value.description,
-            devices: value.devices,
-            name: value.name,
-        }
+        Self { config: value.config, description: value.description, devices: value.devices, name: value.name }
     }
 }

@@ -64,10 +64,6 @@ wire! {
 impl Profile {
     /// The part that PUT takes, as it stands.
     pub fn writable(&self) -> ProfilePut {
-        ProfilePut {
-            config: self.config.clone(),
-            description: self.description.clone(),
-            devices: self.devices.clone(),
-        }
+        ProfilePut { config: self.config.clone(), description: self.description.clone(), devices: self.devices.clone() }
     }
 }

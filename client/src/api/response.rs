@@ -66,11 +66,6 @@ impl Response {
 
     /// A refusal with the HTTP status that it is sent with.
     pub fn error(code: u16, message: String) -> Self {
-        Self {
-            kind: ResponseType::Error,
-            error_code: code,
-            error: message,
-            ..Self::default()
-        }
+        Self { kind: ResponseType::Error, error_code: code, error: message, ..Self::default() }
     }
 }

@@ -92,20 +92,13 @@ impl SessionControl {
         let args = [("width", width), ("height", height)];
         Self {
             command: "window-resize".into(),
-            args: args
-                .into_iter()
-                .map(|(key, value)| (key.to_owned(), value.to_string()))
-                .collect(),
+            args: args.into_iter().map(|(key, value)| (key.to_owned(), value.to_string())).collect(),
             signal: 0,
         }
     }
 
     /// The message that sends a signal to the command.
     pub fn signal(signal: i32) -> Self {
-        Self {
-            command: "signal".into(),
-            args: BTreeMap::new(),
-            signal,
-        }
+        Self { command: "signal".into(), args: BTreeMap::new(), signal }
     }
 }

@@ -94,8 +94,7 @@ impl Serialize for StatusCode {
 impl<'de> Deserialize<'de> for StatusCode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let code = u16::deserialize(deserializer)?;
-        Self::from_code(code)
-            .ok_or_else(|| D::Error::custom(format!("{code} is not a known status code")))
+        Self::from_code(code).ok_or_else(|| D::Error::custom(format!("{code} is not a known status code")))
     }
 }
 

@@ -57,8 +57,7 @@ impl Waitready {
                 return Err(error.into());
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Err(error)
-                    .with_context(|| format!("the daemon was not ready within {} seconds", self.timeout));
+                return Err(error).with_context(|| format!("the daemon was not ready within {} seconds", self.timeout));
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -118,12 +117,7 @@ async fn dump(context: &Context) -> anyhow::Result<InitPreseed> {
             })
             .collect(),
         storage_pools: pools
-            .map(|p| StoragePoolsPost {
-                config: p.config,
-                description: p.description,
-                name: p.name,
-                driver: p.driver,
-            })
+            .map(|p| StoragePoolsPost { config: p.config, description: p.description, name: p.name, driver: p.driver })
             .collect(),
         profiles: profiles
             .map(|p| InitProfile {
@@ -197,7 +191,9 @@ async fn check(context: &Context) -> anyhow::Result<()> {
     for (what, name) in [("storage pool", pools.first().map(|p| &p.name)), ("network", network.map(|n| &n.name))] {
         match name {
             Some(name) => context.remark(&format!("{what}: {name}")),
-            None => bail!("there is no {what}; create one with \"duet {} create\"", what.split(' ').next().unwrap_or(what)),
+            None => {
+                bail!("there is no {what}; create one with \"duet {} create\"", what.split(' ').next().unwrap_or(what))
+            }
         }
     }
     let devices: Vec<&str> = profile.devices.keys().map(String::as_str).collect();

@@ -3,12 +3,10 @@
 //! The shell runs `duet` itself for it (see `duet completion`). A daemon that does not answer leaves the user with no
 //! suggestions; nothing is printed.
 
-use std::path::PathBuf;
-
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use serde_json::Value;
 
-use crate::http::default_directory;
+use super::{directory_from_environment, from_environment};
 use crate::{Client, Url};
 
 /// Instances' names.
@@ -57,10 +55,7 @@ fn candidates(values: Vec<Value>, name: fn(&Value) -> Option<&str>) -> Vec<Compl
 }
 
 fn ask(url: Url) -> Vec<Value> {
-    let socket = std::env::var_os("DUET_SOCKET").map(PathBuf::from).unwrap_or_else(|| {
-        let directory = std::env::var_os("DUET_DIR").map(PathBuf::from);
-        directory.unwrap_or_else(|| default_directory().to_owned()).join("unix.socket")
-    });
+    let socket = from_environment("DUET_SOCKET").unwrap_or_else(|| directory_from_environment().join("unix.socket"));
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
     runtime.block_on(Client::new(socket).get(&url)).unwrap_or_default()
 }

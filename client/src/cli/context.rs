@@ -131,3 +131,18 @@ pub(crate) fn found<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
         Err(error) => Err(error),
     }
 }
+
+/// Says which thing was not found where the daemon's sentence does not ("Profile not found").
+pub(crate) trait Named<T> {
+    /// Puts the name before the sentence if it is not in it.
+    fn named(self, name: &str) -> anyhow::Result<T>;
+}
+
+impl<T> Named<T> for Result<T, Error> {
+    fn named(self, name: &str) -> anyhow::Result<T> {
+        self.map_err(|error| match error.is_not_found() && !error.to_string().contains(name) {
+            true => anyhow::Error::from(error).context(name.to_owned()),
+            false => error.into(),
+        })
+    }
+}

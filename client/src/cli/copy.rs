@@ -3,7 +3,7 @@
 use anyhow::bail;
 use clap::Args;
 
-use super::context::Context;
+use super::context::{Context, Named as _};
 use super::lifecycle::rename;
 use super::output::print_line;
 use super::parse::{device_option, instance_and_snapshot, key_value, local_name, required_name};
@@ -153,7 +153,7 @@ async fn read(context: &Context, name: &str, snapshot: Option<&str>) -> anyhow::
         });
     };
     let url = Url::new(&["1.0", "instances", name, "snapshots", snapshot]);
-    let snapshot: InstanceSnapshot = context.client.get(&url).await?;
+    let snapshot: InstanceSnapshot = context.client.get(&url).await.named(snapshot)?;
     Ok(Model {
         architecture: snapshot.architecture,
         config: snapshot.config,

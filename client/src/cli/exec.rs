@@ -230,10 +230,8 @@ impl Signals {
             SignalKind::user_defined2(),
             SignalKind::from_raw(nix::sys::signal::Signal::SIGCONT as i32),
         ];
-        let forwarded = kinds
-            .into_iter()
-            .map(|kind| Ok((kind.as_raw_value(), signal(kind)?)))
-            .collect::<std::io::Result<Vec<_>>>();
+        let forwarded =
+            kinds.into_iter().map(|kind| Ok((kind.as_raw_value(), signal(kind)?))).collect::<std::io::Result<Vec<_>>>();
         let resized = if interactive { Some(signal(SignalKind::window_change())) } else { None };
         match (forwarded, resized.transpose()) {
             (Ok(forwarded), Ok(resized)) => Ok(Self { forwarded, resized }),

@@ -7,7 +7,7 @@ use http::{HeaderMap, Method};
 use http_body_util::BodyExt as _;
 
 use super::context::Context;
-use super::output::{bytes_iec, bytes_si, date, print, to_yaml, yes_no};
+use super::output::{bytes_iec, bytes_si, date, print, to_yaml};
 use super::parse::local_name;
 use crate::Url;
 use crate::api::{InstanceFull, InstanceState, InstanceStateNetwork, Resources, Server, Timestamp};
@@ -101,16 +101,7 @@ fn instance_text(full: &InstanceFull) -> Result<String, std::fmt::Error> {
         state_text(&mut out, state)?;
     }
     if let Some(snapshots) = full.snapshots.as_ref().filter(|snapshots| !snapshots.is_empty()) {
-        let mut table = super::output::Table::new(["NAME", "TAKEN AT", "EXPIRES AT", "STATEFUL"]);
-        for snapshot in snapshots {
-            table.row(vec![
-                snapshot.name.clone(),
-                date(snapshot.created_at),
-                date(snapshot.expires_at),
-                yes_no(snapshot.stateful),
-            ]);
-        }
-        write!(out, "\nSnapshots:\n{}", table.boxed(true))?;
+        write!(out, "\nSnapshots:\n{}", super::snapshot::full_table(snapshots).boxed(true))?;
     }
     Ok(out)
 }
@@ -269,14 +260,14 @@ mod tests {
 
     #[test]
     fn a_running_one_shows_what_it_uses() {
-        let mut full = InstanceFull::default();
-        full.state = Some(InstanceState {
+        let state = Some(InstanceState {
             pid: 42,
             processes: 2,
             cpu: InstanceStateCpu { usage: 14_892_286, allocated_time: 0 },
             memory: InstanceStateMemory { usage: 622_592, usage_peak: 1_564_672, ..Default::default() },
             ..InstanceState::default()
         });
+        let full = InstanceFull { state, ..InstanceFull::default() };
         let text = instance_text(&full).unwrap();
         assert!(
             text.contains(

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::complete::RECIPES;
-use super::context::Context;
+use super::context::{Context, Named as _};
 use super::lifecycle::{kind_from_flags, wait_for};
 use super::output::{from_yaml, print_line};
 use super::parse::{device_option, key_value, local_name};
@@ -20,7 +20,7 @@ use crate::http::Error;
 #[derive(Debug, Args)]
 pub(crate) struct NewInstance {
     /// An image's alias or fingerprint, such as debian/13 (with --empty: the instance's name)
-    #[arg(add = super::complete::images())]
+    #[arg(required_unless_present = "empty", add = super::complete::images())]
     image: Option<String>,
     /// The instance's name; one is made up if it is left out
     name: Option<String>,
@@ -114,13 +114,7 @@ async fn create(context: &Context, new: NewInstance, verb: &str, start: bool) ->
     };
     let name = local_name(name.as_deref().unwrap_or_default())?.to_owned();
     let request = request(&new, &name, start)?;
-    if !context.quiet {
-        match name.as_str() {
-            "" => print_line(&format!("{verb} the instance"))?,
-            name => print_line(&format!("{verb} {name}"))?,
-        }
-    }
-    let label = format!("{verb} {name}");
+    let label = format!("{verb} {}", if name.is_empty() { "the instance" } else { &name });
     let operation = match &image {
         None => {
             let source = InstanceSource { kind: "none".into(), ..InstanceSource::default() };
@@ -176,7 +170,8 @@ async fn complete_overrides(context: &Context, request: &mut InstancesPost) -> a
     }
     let default = vec!["default".to_owned()];
     for name in request.profiles.as_ref().unwrap_or(&default) {
-        let profile: crate::api::Profile = context.client.get(&Url::new(&["1.0", "profiles", name])).await?;
+        let profile: crate::api::Profile =
+            context.client.get(&Url::new(&["1.0", "profiles", name])).await.named(name)?;
         for (device, options) in profile.devices {
             if let Some(own) = request.devices.get_mut(&device) {
                 for (key, value) in options {
@@ -187,30 +182,33 @@ async fn complete_overrides(context: &Context, request: &mut InstancesPost) -> a
     }
     match request.devices.iter().find(|(_, options)| !options.contains_key("type")) {
         None => Ok(()),
-        Some((device, _)) => bail!(
-            "no profile has a device {device:?}; give its type as well, such as --device {device},type=disk"
-        ),
+        Some((device, _)) => {
+            bail!("no profile has a device {device:?}; give its type as well, such as --device {device},type=disk")
+        }
     }
 }
 
+/// Sends the request; once the daemon has taken it on, says what is going on, and waits.
 async fn submit(context: &Context, label: &str, mut request: InstancesPost) -> anyhow::Result<Operation> {
     complete_overrides(context, &mut request).await?;
     let outcome = context.client.post(&Url::new(&["1.0", "instances"]), &request).await?;
+    if !context.quiet {
+        print_line(label)?;
+    }
     let operation = context.finish(label, outcome).await?;
     operation.context("the daemon created the instance without an operation; it speaks another API")
 }
 
 /// Tries a name as an alias and, if it may be one, as a fingerprint.
-async fn from_image(
-    context: &Context,
-    label: &str,
-    request: InstancesPost,
-    image: &str,
-) -> anyhow::Result<Operation> {
+async fn from_image(context: &Context, label: &str, request: InstancesPost, image: &str) -> anyhow::Result<Operation> {
     let hexadecimal = image.len() <= 64 && image.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     let source = |fingerprint: bool| {
         let mut source = InstanceSource { kind: "image".into(), ..InstanceSource::default() };
-        if fingerprint { source.fingerprint = image.to_owned() } else { source.alias = image.to_owned() };
+        if fingerprint {
+            source.fingerprint = image.to_owned()
+        } else {
+            source.alias = image.to_owned()
+        };
         source
     };
     // Nobody gives an alias the look of a fingerprint.

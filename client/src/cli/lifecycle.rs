@@ -6,12 +6,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Args;
 
-use super::context::{Context, for_each, found};
+use super::context::{Context, Named as _, for_each, found};
 use super::parse::{instance_and_snapshot, required_name};
 use crate::Url;
-use crate::api::{
-    Instance, InstancePost, InstanceState, InstanceStatePut, InstanceType, StatusCode, WaitCondition,
-};
+use crate::api::{Instance, InstancePost, InstanceState, InstanceStatePut, InstanceType, StatusCode, WaitCondition};
 use crate::http::Error;
 
 fn instance_url(name: &str) -> Url {
@@ -119,7 +117,8 @@ pub(crate) struct Stop {
 impl Stop {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let running = |code| matches!(code, StatusCode::Running | StatusCode::Frozen | StatusCode::Ready | StatusCode::Error);
+        let running =
+            |code| matches!(code, StatusCode::Running | StatusCode::Frozen | StatusCode::Ready | StatusCode::Error);
         let names = self.which.names(context, running).await?;
         let put = InstanceStatePut {
             action: "stop".into(),
@@ -163,12 +162,8 @@ impl Restart {
     /// Runs the command; the exit status is the console's.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<u8> {
         let names = self.which.names(context, |code| code == StatusCode::Running).await?;
-        let put = InstanceStatePut {
-            action: "restart".into(),
-            timeout: self.timeout,
-            force: self.force,
-            stateful: false,
-        };
+        let put =
+            InstanceStatePut { action: "restart".into(), timeout: self.timeout, force: self.force, stateful: false };
         for_each(&names, |name| {
             let put = &put;
             async move { change_state(context, &name, "Restarting", put).await }
@@ -260,7 +255,7 @@ async fn delete(context: &Context, name: &str, force: bool) -> anyhow::Result<()
     let (instance, snapshot) = instance_and_snapshot(name)?;
     if let Some(snapshot) = snapshot {
         let url = Url::new(&["1.0", "instances", instance, "snapshots", snapshot]);
-        let outcome = context.client.delete(&url).await?;
+        let outcome = context.client.delete(&url).await.named(snapshot)?;
         context.finish(&format!("Deleting {name}"), outcome).await?;
         return Ok(());
     }

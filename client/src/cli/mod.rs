@@ -63,11 +63,11 @@ struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 struct Globals {
-    /// The daemon's directory
-    #[arg(long, global = true, env = "DUET_DIR", value_name = "DIR", hide_env_values = true)]
+    /// The daemon's directory [env: DUET_DIR] [default: /var/lib/duet]
+    #[arg(long, global = true, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// The daemon's socket [default: unix.socket in the daemon's directory]
-    #[arg(long, global = true, env = "DUET_SOCKET", value_name = "PATH", hide_env_values = true, hide = true)]
+    /// The daemon's socket [env: DUET_SOCKET] [default: unix.socket in the daemon's directory]
+    #[arg(long, global = true, value_name = "PATH", hide = true)]
     socket: Option<PathBuf>,
     /// The project (there is one, "default")
     #[arg(long, global = true, value_name = "PROJECT")]
@@ -163,12 +163,22 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
+/// A path from the environment; an empty one counts as none.
+fn from_environment(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+fn directory_from_environment() -> PathBuf {
+    from_environment("DUET_DIR").unwrap_or_else(|| default_directory().to_owned())
+}
+
 fn execute(cli: Cli) -> anyhow::Result<u8> {
-    let directory = cli.globals.dir.unwrap_or_else(|| default_directory().to_owned());
-    let socket = cli.globals.socket.unwrap_or_else(|| directory.join("unix.socket"));
-    let client = Client::new(socket)
-        .with_project(cli.globals.project)
-        .with_trace(cli.globals.verbose || cli.globals.debug);
+    // A directory on the command line wins over a socket in the environment.
+    let socket = cli.globals.socket.or_else(|| from_environment("DUET_SOCKET").filter(|_| cli.globals.dir.is_none()));
+    let directory = cli.globals.dir.unwrap_or_else(directory_from_environment);
+    let socket = socket.unwrap_or_else(|| directory.join("unix.socket"));
+    let client =
+        Client::new(socket).with_project(cli.globals.project).with_trace(cli.globals.verbose || cli.globals.debug);
     let context = Context { client, directory, quiet: cli.globals.quiet };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(dispatch(cli.command, &context));

@@ -98,8 +98,7 @@ fn line(value: Value) -> String {
         }),
         EventType::Logging | EventType::NetworkAcl => {
             serde_json::from_value(event.metadata).ok().map(|logging: EventLogging| {
-                let fields: String =
-                    logging.context.iter().map(|(key, value)| format!(" {key}={value:?}")).collect();
+                let fields: String = logging.context.iter().map(|(key, value)| format!(" {key}={value:?}")).collect();
                 format!("{} {}{fields}", logging.level.to_uppercase(), logging.message)
             })
         }

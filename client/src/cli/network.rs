@@ -6,14 +6,38 @@ use anyhow::bail;
 use clap::Subcommand;
 
 use super::config::{read_instance, write_instance};
-use super::context::Context;
+use super::context::{Context, Named as _};
 use super::editor::edit_object;
-use super::output::{Format, Table, bytes_si, from_yaml, print, print_line, print_list, to_yaml, yes_no};
+use super::output::{
+    Column, Format, bytes_si, column_table, from_yaml, print, print_line, print_list, select_columns, to_yaml, yes_no,
+};
 use super::parse::{assignments, key_value, required_name};
 use crate::Url;
-use crate::api::{
-    Network as NetworkObject, NetworkLease, NetworkPost, NetworkPut, NetworkState, NetworksPost,
-};
+use crate::api::{Network as NetworkObject, NetworkLease, NetworkPost, NetworkPut, NetworkState, NetworksPost};
+
+const COLUMNS: &[Column<NetworkObject>] = &[
+    Column { letter: 'n', header: "NAME", cell: |n| n.name.clone() },
+    Column { letter: 't', header: "TYPE", cell: |n| n.kind.clone() },
+    Column { letter: 'm', header: "MANAGED", cell: |n| yes_no(n.managed) },
+    Column { letter: '4', header: "IPV4", cell: |n| key(n, "ipv4.address") },
+    Column { letter: '6', header: "IPV6", cell: |n| key(n, "ipv6.address") },
+    Column { letter: 'd', header: "DESCRIPTION", cell: |n| n.description.clone() },
+    Column { letter: 'u', header: "USED BY", cell: |n| n.used_by.len().to_string() },
+    Column { letter: 's', header: "STATE", cell: |n| n.status.to_uppercase() },
+    Column { letter: 'e', header: "PROJECT", cell: |n| n.project.clone() },
+];
+
+const LEASE_COLUMNS: &[Column<NetworkLease>] = &[
+    Column { letter: 'h', header: "HOSTNAME", cell: |l| l.hostname.clone() },
+    Column { letter: 'm', header: "MAC ADDRESS", cell: |l| l.hwaddr.clone() },
+    Column { letter: 'i', header: "IP ADDRESS", cell: |l| l.address.clone() },
+    Column { letter: 't', header: "TYPE", cell: |l| l.kind.to_uppercase() },
+    Column { letter: 'L', header: "LOCATION", cell: |l| l.location.clone() },
+];
+
+fn key(network: &NetworkObject, key: &str) -> String {
+    network.config.get(key).cloned().unwrap_or_default()
+}
 
 /// Networks
 #[derive(Debug, Subcommand)]
@@ -86,6 +110,10 @@ pub(crate) enum Network {
     /// List networks
     #[command(visible_alias = "ls")]
     List {
+        /// Columns: n (name), t (type), m (managed), 4 (IPv4), 6 (IPv6), d (description), u (used by), s (state),
+        /// e (project)
+        #[arg(short, long, default_value = "ntm46dus")]
+        columns: String,
         /// table, compact, csv, json or yaml
         #[arg(short, long, default_value = "table")]
         format: Format,
@@ -95,6 +123,9 @@ pub(crate) enum Network {
         /// The network
         #[arg(add = super::complete::networks())]
         network: String,
+        /// Columns: h (host name), m (MAC address), i (IP address), t (type), L (location)
+        #[arg(short, long, default_value = "hmit")]
+        columns: String,
         /// table, compact, csv, json or yaml
         #[arg(short, long, default_value = "table")]
         format: Format,
@@ -138,7 +169,7 @@ fn url(name: &str) -> anyhow::Result<Url> {
 }
 
 async fn read(context: &Context, name: &str) -> anyhow::Result<(NetworkObject, Option<String>)> {
-    Ok(context.client.get_with_etag(&url(name)?).await?)
+    Ok(context.client.get_with_etag(&url(name)?).await.named(name)?)
 }
 
 async fn write(context: &Context, name: &str, put: &NetworkPut, etag: Option<&str>) -> anyhow::Result<()> {
@@ -173,7 +204,7 @@ impl Network {
             }
             Self::Delete { networks } => {
                 for name in &networks {
-                    let outcome = context.client.delete(&url(name)?).await?;
+                    let outcome = context.client.delete(&url(name)?).await.named(name)?;
                     context.finish(&format!("Deleting {name}"), outcome).await?;
                     context.remark(&format!("Network {name} deleted"));
                 }
@@ -190,11 +221,11 @@ impl Network {
                 print_line(current.config.get(&key).map_or("", String::as_str))
             }
             Self::Info { network } => info(context, &network).await,
-            Self::List { format } => list(context, &format).await,
-            Self::ListLeases { network, format } => leases(context, &network, &format).await,
+            Self::List { columns, format } => list(context, &columns, &format).await,
+            Self::ListLeases { network, columns, format } => leases(context, &network, &columns, &format).await,
             Self::Rename { network, new_name } => {
                 let post = NetworkPost { name: required_name(&new_name, "network")?.to_owned() };
-                let outcome = context.client.post(&url(&network)?, &post).await?;
+                let outcome = context.client.post(&url(&network)?, &post).await.named(&network)?;
                 context.finish(&format!("Renaming {network}"), outcome).await?;
                 context.remark(&format!("Network {network} renamed to {new_name}"));
                 Ok(())
@@ -272,48 +303,25 @@ async fn detach(context: &Context, network: &str, instance: &str, device: Option
     }
 }
 
-async fn list(context: &Context, format: &Format) -> anyhow::Result<()> {
+async fn list(context: &Context, columns: &str, format: &Format) -> anyhow::Result<()> {
+    let columns = select_columns(columns, COLUMNS)?;
     let url = Url::new(&["1.0", "networks"]).query("recursion", "1");
     let networks: Vec<NetworkObject> = context.client.get(&url).await?;
-    print_list(format, &networks, || {
-        let mut table =
-            Table::new(["NAME", "TYPE", "MANAGED", "IPV4", "IPV6", "DESCRIPTION", "USED BY", "STATE"]);
-        for network in &networks {
-            let key = |key: &str| network.config.get(key).cloned().unwrap_or_default();
-            table.row(vec![
-                network.name.clone(),
-                network.kind.clone(),
-                yes_no(network.managed),
-                key("ipv4.address"),
-                key("ipv6.address"),
-                network.description.clone(),
-                network.used_by.len().to_string(),
-                network.status.to_uppercase(),
-            ]);
-        }
-        table.sort();
-        table
-    })
+    print_list(format, &networks, || column_table(&columns, &networks))
 }
 
-async fn leases(context: &Context, network: &str, format: &Format) -> anyhow::Result<()> {
-    let url = Url::new(&["1.0", "networks", required_name(network, "network")?, "leases"]);
-    let leases: Vec<NetworkLease> = context.client.get(&url).await?;
-    print_list(format, &leases, || {
-        let mut table = Table::new(["HOSTNAME", "MAC ADDRESS", "IP ADDRESS", "TYPE"]);
-        for lease in &leases {
-            let kind = lease.kind.to_uppercase();
-            table.row(vec![lease.hostname.clone(), lease.hwaddr.clone(), lease.address.clone(), kind]);
-        }
-        table.sort();
-        table
-    })
+async fn leases(context: &Context, network: &str, columns: &str, format: &Format) -> anyhow::Result<()> {
+    let columns = select_columns(columns, LEASE_COLUMNS)?;
+    let name = required_name(network, "network")?;
+    let url = Url::new(&["1.0", "networks", name, "leases"]);
+    let leases: Vec<NetworkLease> = context.client.get(&url).await.named(name)?;
+    print_list(format, &leases, || column_table(&columns, &leases))
 }
 
 async fn info(context: &Context, network: &str) -> anyhow::Result<()> {
     let name = required_name(network, "network")?;
     let url = Url::new(&["1.0", "networks", name, "state"]);
-    let state: NetworkState = context.client.get(&url).await?;
+    let state: NetworkState = context.client.get(&url).await.named(name)?;
     print(&info_text(name, &state)?)
 }
 

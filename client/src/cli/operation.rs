@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::context::Context;
+use super::context::{Context, Named as _};
 use super::output::{Format, Table, date, print, print_list, to_yaml, yes_no};
 use crate::Url;
 use crate::api::{Operation as OperationObject, OperationClass, OperationMap};
@@ -37,7 +37,7 @@ impl Operation {
         match self {
             Self::Delete { ids } => {
                 for id in &ids {
-                    context.client.delete(&Url::new(&["1.0", "operations", id])).await?;
+                    context.client.delete(&Url::new(&["1.0", "operations", id])).await.named(id)?;
                     context.remark(&format!("Operation {id} cancelled"));
                 }
                 Ok(())
@@ -45,7 +45,7 @@ impl Operation {
             Self::List { format } => list(context, &format).await,
             Self::Show { id } => {
                 let operation: OperationObject =
-                    context.client.get(&Url::new(&["1.0", "operations", &id])).await?;
+                    context.client.get(&Url::new(&["1.0", "operations", &id])).await.named(&id)?;
                 print(&to_yaml(&operation)?)
             }
         }

@@ -4,12 +4,19 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 
 use super::config::{DeviceCommand, Holder, read_instance, write_instance};
-use super::context::Context;
+use super::context::{Context, Named as _};
 use super::editor::edit_object;
-use super::output::{Format, Table, from_yaml, print, print_line, print_list, to_yaml};
+use super::output::{Column, Format, column_table, from_yaml, print, print_line, print_list, select_columns, to_yaml};
 use super::parse::{assignments, key_value, required_name};
 use crate::Url;
 use crate::api::{Profile as ProfileObject, ProfilePost, ProfilePut, ProfilesPost};
+
+const COLUMNS: &[Column<ProfileObject>] = &[
+    Column { letter: 'n', header: "NAME", cell: |p| p.name.clone() },
+    Column { letter: 'd', header: "DESCRIPTION", cell: |p| p.description.clone() },
+    Column { letter: 'u', header: "USED BY", cell: |p| p.used_by.len().to_string() },
+    Column { letter: 'e', header: "PROJECT", cell: |p| p.project.clone() },
+];
 
 /// Profiles: configuration that instances share
 #[derive(Debug, Subcommand)]
@@ -77,6 +84,9 @@ pub(crate) enum Profile {
     /// List profiles
     #[command(visible_alias = "ls")]
     List {
+        /// Columns: n (name), d (description), u (used by), e (project)
+        #[arg(short, long, default_value = "ndu")]
+        columns: String,
         /// table, compact, csv, json or yaml
         #[arg(short, long, default_value = "table")]
         format: Format,
@@ -136,7 +146,7 @@ fn url(name: &str) -> anyhow::Result<Url> {
 }
 
 async fn read(context: &Context, name: &str) -> anyhow::Result<(ProfileObject, Option<String>)> {
-    Ok(context.client.get_with_etag(&url(name)?).await?)
+    Ok(context.client.get_with_etag(&url(name)?).await.named(name)?)
 }
 
 async fn write(context: &Context, name: &str, put: &ProfilePut, etag: Option<&str>) -> anyhow::Result<()> {
@@ -154,7 +164,10 @@ impl Profile {
                 let added = format!("Profile {profile} added to {instance}");
                 assign(context, &instance, |profiles| match profiles.contains(&profile) {
                     true => bail!("{instance} has the profile {profile:?} already"),
-                    false => Ok(profiles.push(profile.clone())),
+                    false => {
+                        profiles.push(profile.clone());
+                        Ok(())
+                    }
                 })
                 .await?;
                 context.remark(&added);
@@ -164,7 +177,10 @@ impl Profile {
                 let profile = required_name(&profile, "profile")?.to_owned();
                 assign(context, &instance, |profiles| match profiles.iter().position(|name| *name == profile) {
                     None => bail!("{instance} does not have the profile {profile:?}"),
-                    Some(at) => Ok(drop(profiles.remove(at))),
+                    Some(at) => {
+                        profiles.remove(at);
+                        Ok(())
+                    }
                 })
                 .await?;
                 context.remark(&format!("Profile {profile} removed from {instance}"));
@@ -173,7 +189,11 @@ impl Profile {
             Self::Assign { instance, profiles } => {
                 let names: Vec<String> =
                     profiles.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
-                assign(context, &instance, |profiles| Ok(*profiles = names.clone())).await?;
+                assign(context, &instance, |profiles| {
+                    profiles.clone_from(&names);
+                    Ok(())
+                })
+                .await?;
                 context.remark(&format!("Profiles {} applied to {instance}", names.join(",")));
                 Ok(())
             }
@@ -181,7 +201,7 @@ impl Profile {
             Self::Create { profile, config, description } => create(context, &profile, config, description).await,
             Self::Delete { profiles } => {
                 for name in &profiles {
-                    let outcome = context.client.delete(&url(name)?).await?;
+                    let outcome = context.client.delete(&url(name)?).await.named(name)?;
                     context.finish("Deleting", outcome).await?;
                     context.remark(&format!("Profile {name} deleted"));
                 }
@@ -197,10 +217,10 @@ impl Profile {
                 let (current, _) = read(context, &profile).await?;
                 print_line(current.config.get(&key).map_or("", String::as_str))
             }
-            Self::List { format } => list(context, &format).await,
+            Self::List { columns, format } => list(context, &columns, &format).await,
             Self::Rename { profile, new_name } => {
                 let post = ProfilePost { name: required_name(&new_name, "profile")?.to_owned() };
-                let outcome = context.client.post(&url(&profile)?, &post).await?;
+                let outcome = context.client.post(&url(&profile)?, &post).await.named(&profile)?;
                 context.finish("Renaming", outcome).await?;
                 context.remark(&format!("Profile {profile} renamed to {new_name}"));
                 Ok(())
@@ -272,16 +292,9 @@ async fn create(
     Ok(())
 }
 
-async fn list(context: &Context, format: &Format) -> anyhow::Result<()> {
+async fn list(context: &Context, columns: &str, format: &Format) -> anyhow::Result<()> {
+    let columns = select_columns(columns, COLUMNS)?;
     let url = Url::new(&["1.0", "profiles"]).query("recursion", "1");
     let profiles: Vec<ProfileObject> = context.client.get(&url).await?;
-    print_list(format, &profiles, || {
-        let mut table = Table::new(["NAME", "DESCRIPTION", "USED BY"]);
-        for profile in &profiles {
-            let users = profile.used_by.len().to_string();
-            table.row(vec![profile.name.clone(), profile.description.clone(), users]);
-        }
-        table.sort();
-        table
-    })
+    print_list(format, &profiles, || column_table(&columns, &profiles))
 }

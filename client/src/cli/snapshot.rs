@@ -3,12 +3,19 @@
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 
-use super::context::{Context, found};
+use super::context::{Context, Named as _, found};
 use super::lifecycle::confirm;
-use super::output::{Format, Table, date, print, print_list, to_yaml, yes_no};
+use super::output::{Column, Format, Table, date, print, print_list, select_columns, to_yaml, yes_no};
 use super::parse::{instance_and_snapshot, required_name};
 use crate::Url;
 use crate::api::{InstanceSnapshot, InstanceSnapshotPost, InstanceSnapshotsPost, Timestamp};
+
+const COLUMNS: &[Column<InstanceSnapshot>] = &[
+    Column { letter: 'n', header: "NAME", cell: |s| s.name.clone() },
+    Column { letter: 'T', header: "TAKEN AT", cell: |s| date(s.created_at) },
+    Column { letter: 'E', header: "EXPIRES AT", cell: |s| date(s.expires_at) },
+    Column { letter: 's', header: "STATEFUL", cell: |s| yes_no(s.stateful) },
+];
 
 /// Snapshots of instances
 #[derive(Debug, Subcommand)]
@@ -113,7 +120,7 @@ impl Delete {
             if self.interactive && !confirm(&format!("Delete {instance}/{snapshot}?"))? {
                 continue;
             }
-            let outcome = context.client.delete(&snapshot_url(instance, snapshot)).await?;
+            let outcome = context.client.delete(&snapshot_url(instance, snapshot)).await.named(snapshot)?;
             context.finish(&format!("Deleting {instance}/{snapshot}"), outcome).await?;
         }
         Ok(())
@@ -126,6 +133,9 @@ pub(crate) struct List {
     /// The instance
     #[arg(add = super::complete::instances())]
     instance: String,
+    /// Columns: n (name), T (taken at), E (expires at), s (stateful)
+    #[arg(short, long, default_value = "nTEs")]
+    columns: String,
     /// table, compact, csv, json or yaml
     #[arg(short, long, default_value = "table")]
     format: Format,
@@ -133,22 +143,26 @@ pub(crate) struct List {
 
 impl List {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let columns = select_columns(&self.columns, COLUMNS)?;
         let instance = required_name(&self.instance, "instance")?;
         let url = Url::new(&["1.0", "instances", instance, "snapshots"]).query("recursion", "1");
-        let snapshots: Vec<InstanceSnapshot> = context.client.get(&url).await?;
-        print_list(&self.format, &snapshots, || {
-            let mut table = Table::new(["NAME", "TAKEN AT", "EXPIRES AT", "STATEFUL"]);
-            for snapshot in &snapshots {
-                table.row(vec![
-                    snapshot.name.clone(),
-                    date(snapshot.created_at),
-                    date(snapshot.expires_at),
-                    yes_no(snapshot.stateful),
-                ]);
-            }
-            table
-        })
+        let snapshots: Vec<InstanceSnapshot> = context.client.get(&url).await.named(instance)?;
+        print_list(&self.format, &snapshots, || snapshot_table(&columns, &snapshots))
     }
+}
+
+/// Snapshots in a table, in the order in which they were taken.
+fn snapshot_table(columns: &[&Column<InstanceSnapshot>], snapshots: &[InstanceSnapshot]) -> Table {
+    let mut table = Table::new(columns.iter().map(|column| column.header));
+    for snapshot in snapshots {
+        table.row(columns.iter().map(|column| (column.cell)(snapshot)).collect());
+    }
+    table
+}
+
+/// The table that `duet info` adds.
+pub(super) fn full_table(snapshots: &[InstanceSnapshot]) -> Table {
+    snapshot_table(&COLUMNS.iter().collect::<Vec<_>>(), snapshots)
 }
 
 /// Rename a snapshot
@@ -167,7 +181,7 @@ impl Rename {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let (instance, snapshot) = both(&self.instance, Some(&self.snapshot))?;
         let post = InstanceSnapshotPost { name: self.new_name, ..InstanceSnapshotPost::default() };
-        let outcome = context.client.post(&snapshot_url(instance, snapshot), &post).await?;
+        let outcome = context.client.post(&snapshot_url(instance, snapshot), &post).await.named(snapshot)?;
         context.finish(&format!("Renaming {instance}/{snapshot}"), outcome).await?;
         Ok(())
     }
@@ -191,7 +205,7 @@ impl Restore {
         let (instance, snapshot) = both(&self.instance, self.snapshot.as_deref())?;
         let put = serde_json::json!({ "restore": snapshot, "stateful": self.stateful });
         let url = Url::new(&["1.0", "instances", instance]);
-        let outcome = context.client.put(&url, &put, None).await?;
+        let outcome = context.client.put(&url, &put, None).await.named(snapshot)?;
         let result = context.finish(&format!("Restoring {instance}"), outcome).await;
         result.with_context(|| format!("{instance} was not brought back to {snapshot}"))?;
         Ok(())
@@ -211,7 +225,7 @@ pub(crate) struct Show {
 impl Show {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let (instance, snapshot) = both(&self.instance, self.snapshot.as_deref())?;
-        let snapshot: InstanceSnapshot = context.client.get(&snapshot_url(instance, snapshot)).await?;
+        let snapshot: InstanceSnapshot = context.client.get(&snapshot_url(instance, snapshot)).await.named(snapshot)?;
         print(&to_yaml(&snapshot)?)
     }
 }

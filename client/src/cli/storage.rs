@@ -6,12 +6,23 @@ use anyhow::bail;
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::context::Context;
+use super::context::{Context, Named as _};
 use super::editor::edit_object;
-use super::output::{Format, Table, bytes_iec, from_yaml, print, print_line, print_list, to_yaml};
+use super::output::{
+    Column, Format, bytes_iec, column_table, from_yaml, print, print_line, print_list, select_columns, to_yaml,
+};
 use super::parse::{assignments, key_value, required_name};
 use crate::Url;
 use crate::api::{StoragePool, StoragePoolPut, StoragePoolResources, StoragePoolsPost};
+
+const COLUMNS: &[Column<StoragePool>] = &[
+    Column { letter: 'n', header: "NAME", cell: |p| p.name.clone() },
+    Column { letter: 'D', header: "DRIVER", cell: |p| p.driver.clone() },
+    Column { letter: 'd', header: "DESCRIPTION", cell: |p| p.description.clone() },
+    Column { letter: 'u', header: "USED BY", cell: |p| p.used_by.len().to_string() },
+    Column { letter: 's', header: "STATE", cell: |p| p.status.to_uppercase() },
+    Column { letter: 'S', header: "SOURCE", cell: |p| p.config.get("source").cloned().unwrap_or_default() },
+];
 
 /// Storage pools
 #[derive(Debug, Subcommand)]
@@ -62,6 +73,9 @@ pub(crate) enum Storage {
     /// List pools
     #[command(visible_alias = "ls")]
     List {
+        /// Columns: n (name), D (driver), d (description), u (used by), s (state), S (source)
+        #[arg(short, long, default_value = "nDdus")]
+        columns: String,
         /// table, compact, csv, json or yaml
         #[arg(short, long, default_value = "table")]
         format: Format,
@@ -96,7 +110,7 @@ fn url(name: &str) -> anyhow::Result<Url> {
 }
 
 async fn read(context: &Context, name: &str) -> anyhow::Result<(StoragePool, Option<String>)> {
-    Ok(context.client.get_with_etag(&url(name)?).await?)
+    Ok(context.client.get_with_etag(&url(name)?).await.named(name)?)
 }
 
 async fn write(context: &Context, name: &str, put: &StoragePoolPut, etag: Option<&str>) -> anyhow::Result<()> {
@@ -127,7 +141,7 @@ impl Storage {
             }
             Self::Delete { pools } => {
                 for name in &pools {
-                    let outcome = context.client.delete(&url(name)?).await?;
+                    let outcome = context.client.delete(&url(name)?).await.named(name)?;
                     context.finish(&format!("Deleting {name}"), outcome).await?;
                     context.remark(&format!("Storage pool {name} deleted"));
                 }
@@ -144,7 +158,7 @@ impl Storage {
                 print_line(current.config.get(&key).map_or("", String::as_str))
             }
             Self::Info { pool, bytes } => info(context, &pool, bytes).await,
-            Self::List { format } => list(context, &format).await,
+            Self::List { columns, format } => list(context, &columns, &format).await,
             Self::Set { pool, config } => {
                 let pairs = assignments(&config)?;
                 let (mut current, etag) = read(context, &pool).await?;
@@ -165,23 +179,11 @@ impl Storage {
     }
 }
 
-async fn list(context: &Context, format: &Format) -> anyhow::Result<()> {
+async fn list(context: &Context, columns: &str, format: &Format) -> anyhow::Result<()> {
+    let columns = select_columns(columns, COLUMNS)?;
     let url = Url::new(&["1.0", "storage-pools"]).query("recursion", "1");
     let pools: Vec<StoragePool> = context.client.get(&url).await?;
-    print_list(format, &pools, || {
-        let mut table = Table::new(["NAME", "DRIVER", "DESCRIPTION", "USED BY", "STATE"]);
-        for pool in &pools {
-            table.row(vec![
-                pool.name.clone(),
-                pool.driver.clone(),
-                pool.description.clone(),
-                pool.used_by.len().to_string(),
-                pool.status.to_uppercase(),
-            ]);
-        }
-        table.sort();
-        table
-    })
+    print_list(format, &pools, || column_table(&columns, &pools))
 }
 
 /// What `storage info` prints.

@@ -36,9 +36,9 @@ pub(crate) struct Top {
     /// Seconds between two looks
     #[arg(short, long, default_value_t = 2.0)]
     delay: f64,
-    /// How many looks; 0 for no end
-    #[arg(short = 'n', long, default_value_t = 0)]
-    count: u64,
+    /// How many looks; 0 for no end [default: 0 on a terminal, otherwise 1]
+    #[arg(short = 'n', long)]
+    count: Option<u64>,
     /// What the list is sorted by
     #[arg(short, long, value_enum, default_value_t = Order::Cpu)]
     sort: Order,
@@ -74,7 +74,9 @@ impl Top {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let names = self.names.iter().map(|name| local_name(name)).collect::<anyhow::Result<Vec<_>>>()?;
         let delay = Duration::from_secs_f64(self.delay.clamp(0.1, 3600.0));
-        let live = std::io::stdout().is_terminal() && self.count != 1;
+        let terminal = std::io::stdout().is_terminal();
+        let count = self.count.unwrap_or(u64::from(!terminal));
+        let live = terminal && count != 1;
         let mut before = look(context, &names).await?;
         let mut looked = Instant::now();
         // Shares need two looks; a single one is preceded by a short interval.
@@ -94,7 +96,7 @@ impl Top {
                 print(&text)?;
             }
             shown += 1;
-            if shown == self.count {
+            if shown == count {
                 return Ok(());
             }
             before = now;
@@ -117,14 +119,12 @@ async fn look(context: &Context, names: &[&str]) -> anyhow::Result<Vec<InstanceF
 fn sample(full: &InstanceFull) -> Sample {
     let Some(state) = &full.state else { return Sample::default() };
     let links = state.network.iter().flatten().filter(|(name, _)| *name != "lo").map(|(_, link)| &link.counters);
-    let (received, sent) =
-        links.fold((0, 0), |(received, sent), c| (received + c.bytes_received, sent + c.bytes_sent));
+    let (received, sent) = links.fold((0, 0), |(received, sent), c| (received + c.bytes_received, sent + c.bytes_sent));
     Sample { cpu: state.cpu.usage, received, sent }
 }
 
 fn lines(before: &[InstanceFull], now: &[InstanceFull], elapsed: Duration, order: Order) -> Vec<Line> {
-    let old: HashMap<&str, Sample> =
-        before.iter().map(|full| (full.instance.name.as_str(), sample(full))).collect();
+    let old: HashMap<&str, Sample> = before.iter().map(|full| (full.instance.name.as_str(), sample(full))).collect();
     let seconds = elapsed.as_secs_f64().max(0.001);
     let mut lines: Vec<Line> = now
         .iter()

@@ -3,7 +3,7 @@
 use anyhow::bail;
 use clap::Subcommand;
 
-use super::context::Context;
+use super::context::{Context, Named as _};
 use super::output::{Column, Format, Table, date, print, print_list, select_columns, to_yaml};
 use crate::Url;
 use crate::api::{Warning as WarningObject, WarningPut};
@@ -75,7 +75,7 @@ impl Warning {
         match self {
             Self::Acknowledge { uuid } => {
                 let put = WarningPut { status: "acknowledged".into() };
-                context.client.put(&url(&uuid), &put, None).await?;
+                context.client.put(&url(&uuid), &put, None).await.named(&uuid)?;
                 Ok(())
             }
             Self::Delete { uuids, all } => {
@@ -85,7 +85,7 @@ impl Warning {
                     _ => bail!("either name warnings or say --all"),
                 };
                 for uuid in &uuids {
-                    context.client.delete(&url(uuid)).await?;
+                    context.client.delete(&url(uuid)).await.named(uuid)?;
                 }
                 Ok(())
             }
@@ -102,7 +102,7 @@ impl Warning {
                 })
             }
             Self::Show { uuid } => {
-                let warning: WarningObject = context.client.get(&url(&uuid)).await?;
+                let warning: WarningObject = context.client.get(&url(&uuid)).await.named(&uuid)?;
                 print(&to_yaml(&warning)?)
             }
         }

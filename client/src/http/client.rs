@@ -237,13 +237,7 @@ impl Client {
     }
 
     /// Sends a body that is not JSON, such as a file.
-    pub async fn upload(
-        &self,
-        method: Method,
-        url: &Url,
-        headers: HeaderMap,
-        body: Body,
-    ) -> Result<Outcome, Error> {
+    pub async fn upload(&self, method: Method, url: &Url, headers: HeaderMap, body: Body) -> Result<Outcome, Error> {
         let name = format!("{method} {url}");
         let answer = self.exchange(method, url, headers, body).await?;
         outcome(&name, answer)
@@ -255,12 +249,7 @@ impl Client {
     }
 
     /// `PUT`.
-    pub async fn put<T: Serialize + ?Sized>(
-        &self,
-        url: &Url,
-        value: &T,
-        etag: Option<&str>,
-    ) -> Result<Outcome, Error> {
+    pub async fn put<T: Serialize + ?Sized>(&self, url: &Url, value: &T, etag: Option<&str>) -> Result<Outcome, Error> {
         self.change(Method::PUT, url, value, etag).await
     }
 
@@ -295,9 +284,7 @@ fn outcome(request: &str, answer: Answer) -> Result<Outcome, Error> {
         api::ResponseType::Async => serde_json::from_value(answer.envelope.metadata)
             .map(Outcome::Background)
             .map_err(|error| Error::Garbled { request: request.to_owned(), detail: error.to_string() }),
-        api::ResponseType::Error => {
-            Err(Error::Garbled { request: request.to_owned(), detail: answer.envelope.error })
-        }
+        api::ResponseType::Error => Err(Error::Garbled { request: request.to_owned(), detail: answer.envelope.error }),
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt as _};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use http_body_util::{BodyExt as _, BodyDataStream};
+use http_body_util::{BodyDataStream, BodyExt as _};
 use hyper::body::Incoming;
 
 use super::{Body, Client, Error, Url, empty_body};

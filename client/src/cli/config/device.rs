@@ -6,7 +6,7 @@ use clap::Subcommand;
 use super::{read_instance, write_instance};
 use crate::Url;
 use crate::api::{DevicesMap, InstancePut, Profile, ProfilePut};
-use crate::cli::context::Context;
+use crate::cli::context::{Context, Named as _};
 use crate::cli::output::{print, print_line, to_yaml};
 use crate::cli::parse::{assignments, key_value, required_name};
 
@@ -113,7 +113,7 @@ impl Held {
             Holder::Profile => {
                 let name = required_name(name, "profile")?.to_owned();
                 let url = Url::new(&["1.0", "profiles", &name]);
-                let (profile, etag) = context.client.get_with_etag::<Profile>(&url).await?;
+                let (profile, etag) = context.client.get_with_etag::<Profile>(&url).await.named(&name)?;
                 Ok(Self::Profile { name, put: profile.writable(), etag })
             }
         }

@@ -10,7 +10,7 @@ mod template;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 
-use super::context::Context;
+use super::context::{Context, Named as _};
 use super::editor::edit_object;
 use super::output::{print, print_line, to_yaml};
 use super::parse::{assignments, instance_and_snapshot, local_name};
@@ -255,7 +255,7 @@ impl Show {
         }
         if let (instance, Some(snapshot)) = instance_and_snapshot(name)? {
             let url = Url::new(&["1.0", "instances", instance, "snapshots", snapshot]);
-            let snapshot: InstanceSnapshot = context.client.get(&url).await?;
+            let snapshot: InstanceSnapshot = context.client.get(&url).await.named(snapshot)?;
             return print(&to_yaml(&snapshot)?);
         }
         let (instance, _) = read_instance(context, name).await?;
@@ -286,7 +286,7 @@ impl Edit {
         }
         if let (instance, Some(snapshot)) = instance_and_snapshot(name)? {
             let url = Url::new(&["1.0", "instances", instance, "snapshots", snapshot]);
-            let (current, etag) = context.client.get_with_etag::<InstanceSnapshot>(&url).await?;
+            let (current, etag) = context.client.get_with_etag::<InstanceSnapshot>(&url).await.named(snapshot)?;
             let put = InstanceSnapshotPut { expires_at: current.expires_at };
             let edited = edit_object(&format!("The snapshot {name}."), &put)?;
             let outcome = context.client.put(&url, &edited, etag.as_deref()).await?;

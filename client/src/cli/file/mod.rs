@@ -63,11 +63,7 @@ pub(super) struct OwnerArgs {
 impl OwnerArgs {
     /// What was asked for, and for the rest what `fallback` has.
     fn or(self, fallback: FileOwner) -> FileOwner {
-        FileOwner {
-            uid: self.uid.or(fallback.uid),
-            gid: self.gid.or(fallback.gid),
-            mode: self.mode.or(fallback.mode),
-        }
+        FileOwner { uid: self.uid.or(fallback.uid), gid: self.gid.or(fallback.gid), mode: self.mode.or(fallback.mode) }
     }
 }
 
@@ -210,7 +206,9 @@ impl Delete {
             };
             let missing = |error: &anyhow::Error| error.downcast_ref().is_some_and(Error::is_not_found);
             match result {
-                Err(error) if !(self.force && missing(&error)) => return Err(error.context(format!("cannot delete {remote}"))),
+                Err(error) if !(self.force && missing(&error)) => {
+                    return Err(error.context(format!("cannot delete {remote}")));
+                }
                 _ => {}
             }
         }

@@ -42,8 +42,7 @@ impl Pull {
         if self.create_dirs {
             let directory = if self.target.ends_with('/') { Some(target) } else { target.parent() };
             if let Some(directory) = directory.filter(|directory| !directory.as_os_str().is_empty()) {
-                std::fs::create_dir_all(directory)
-                    .with_context(|| format!("cannot create {}", directory.display()))?;
+                std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
             }
         }
         let into_directory = target.is_dir();

@@ -45,8 +45,7 @@ impl Push {
         }
         let many = self.sources.len() > 1;
         let existing = target.stat(context).await?.map(|(kind, _, _)| kind);
-        let into_directory =
-            many || self.target.ends_with('/') || matches!(existing, Some(FileKind::Directory));
+        let into_directory = many || self.target.ends_with('/') || matches!(existing, Some(FileKind::Directory));
         if self.create_dirs {
             // Whose directories these are, no source says.
             make_parents(context, &target, FileOwner::default()).await?;
@@ -116,8 +115,11 @@ async fn push_one(
     let metadata = if follow { std::fs::metadata(source) } else { std::fs::symlink_metadata(source) };
     let metadata = metadata.with_context(failed)?;
     let kind = metadata.file_type();
-    let owner =
-        owner.or(FileOwner { uid: Some(metadata.uid()), gid: Some(metadata.gid()), mode: Some(metadata.mode() & 0o7777) });
+    let owner = owner.or(FileOwner {
+        uid: Some(metadata.uid()),
+        gid: Some(metadata.gid()),
+        mode: Some(metadata.mode() & 0o7777),
+    });
     let sent = if kind.is_dir() {
         target.ensure_directory(context, owner).await
     } else if kind.is_symlink() {

@@ -6,9 +6,17 @@ use clap::{Args, Subcommand};
 use super::resolve;
 use crate::Url;
 use crate::api::{ImageAliasesEntry, ImageAliasesEntryPost, ImageAliasesEntryPut, ImageAliasesPost};
-use crate::cli::context::{Context, found};
-use crate::cli::output::{Format, Table, print_list};
+use crate::cli::context::{Context, Named as _, found};
+use crate::cli::output::{Column, Format, column_table, print_list, select_columns};
 use crate::cli::parse::required_name;
+
+const COLUMNS: &[Column<ImageAliasesEntry>] = &[
+    Column { letter: 'a', header: "ALIAS", cell: |a| a.name.clone() },
+    Column { letter: 'f', header: "FINGERPRINT", cell: |a| a.target.chars().take(12).collect() },
+    Column { letter: 'F', header: "FINGERPRINT", cell: |a| a.target.clone() },
+    Column { letter: 't', header: "TYPE", cell: |a| a.kind.to_uppercase() },
+    Column { letter: 'd', header: "DESCRIPTION", cell: |a| a.description.clone() },
+];
 
 /// Images' names
 #[derive(Debug, Args)]
@@ -42,6 +50,9 @@ enum Alias {
     List {
         /// Names, or beginnings of them
         filters: Vec<String>,
+        /// Columns: a (alias), f (fingerprint), F (whole fingerprint), t (type), d (description)
+        #[arg(short, long, default_value = "aftd")]
+        columns: String,
         /// table, compact, csv, json or yaml
         #[arg(short, long, default_value = "table")]
         format: Format,
@@ -84,29 +95,21 @@ impl AliasGroup {
             }
             Alias::Delete { aliases } => {
                 for alias in &aliases {
-                    let outcome = context.client.delete(&url(alias)?).await?;
+                    let outcome = context.client.delete(&url(alias)?).await.named(alias)?;
                     context.finish("Deleting the alias", outcome).await?;
                 }
                 Ok(())
             }
-            Alias::List { filters, format } => {
+            Alias::List { filters, columns, format } => {
+                let columns = select_columns(&columns, COLUMNS)?;
                 let url = Url::new(&["1.0", "images", "aliases"]).query("recursion", "1");
                 let mut aliases: Vec<ImageAliasesEntry> = context.client.get(&url).await?;
                 aliases.retain(|alias| filters.is_empty() || filters.iter().any(|f| alias.name.starts_with(f)));
-                print_list(&format, &aliases, || {
-                    let mut table = Table::new(["ALIAS", "FINGERPRINT", "TYPE", "DESCRIPTION"]);
-                    for alias in &aliases {
-                        let short = alias.target.chars().take(12).collect();
-                        let kind = alias.kind.to_uppercase();
-                        table.row(vec![alias.name.clone(), short, kind, alias.description.clone()]);
-                    }
-                    table.sort();
-                    table
-                })
+                print_list(&format, &aliases, || column_table(&columns, &aliases))
             }
             Alias::Rename { alias, new_name } => {
                 let post = ImageAliasesEntryPost { name: required_name(&new_name, "alias")?.to_owned() };
-                let outcome = context.client.post(&url(&alias)?, &post).await?;
+                let outcome = context.client.post(&url(&alias)?, &post).await.named(&alias)?;
                 context.finish("Renaming the alias", outcome).await?;
                 Ok(())
             }

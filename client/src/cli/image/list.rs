@@ -5,7 +5,7 @@ use clap::Args;
 use crate::Url;
 use crate::api::Image;
 use crate::cli::context::Context;
-use crate::cli::output::{Column, Format, Table, bytes_iec, date, print_list, select_columns};
+use crate::cli::output::{Column, Format, bytes_iec, column_table, date, print_list, select_columns};
 use crate::cli::parse::{glob_matches, local_name};
 
 const COLUMNS: &[Column<Image>] = &[
@@ -50,14 +50,7 @@ impl List {
         let url = Url::new(&["1.0", "images"]).query("recursion", "1");
         let mut images: Vec<Image> = context.client.get(&url).await?;
         images.retain(|image| accepts(&self.filters, image));
-        print_list(&self.format, &images, || {
-            let mut table = Table::new(columns.iter().map(|column| column.header));
-            for image in &images {
-                table.row(columns.iter().map(|column| (column.cell)(image)).collect());
-            }
-            table.sort();
-            table
-        })
+        print_list(&self.format, &images, || column_table(&columns, &images))
     }
 }
 

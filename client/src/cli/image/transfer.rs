@@ -38,8 +38,7 @@ pub(crate) struct Import {
 impl Import {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let mut upload =
-            ImageUpload { metadata: self.metadata.clone(), public: self.public, ..ImageUpload::default() };
+        let mut upload = ImageUpload { metadata: self.metadata.clone(), public: self.public, ..ImageUpload::default() };
         for word in &self.rest {
             if let Ok(pair) = key_value(word)
                 && !Path::new(word).exists()

@@ -33,7 +33,11 @@ const OBSERVED: &[Column<InstanceFull>] = &[
     Column { letter: 'p', header: "PID", cell: pid },
     Column { letter: 'S', header: "SNAPSHOTS", cell: |i| i.snapshots.as_ref().map_or(0, Vec::len).to_string() },
     Column { letter: 'u', header: "CPU USAGE", cell: cpu },
-    Column { letter: 'U', header: "STARTED AT", cell: |i| i.state.as_ref().map(|s| date(s.started_at)).unwrap_or_default() },
+    Column {
+        letter: 'U',
+        header: "STARTED AT",
+        cell: |i| i.state.as_ref().map(|s| date(s.started_at)).unwrap_or_default(),
+    },
 ];
 
 /// A chosen column.

@@ -45,9 +45,13 @@ pub(super) fn accepts(filters: &[Filter], instance: &InstanceFull) -> bool {
         })
 }
 
+/// A beginning or a pattern; `$` at its end, which people write for Incus, asks for the whole name.
 fn name_matches(filter: &str, name: &str) -> bool {
-    let filter = filter.trim_start_matches('^').trim_end_matches('$');
-    name.starts_with(filter) || glob_matches(filter, name)
+    let filter = filter.trim_start_matches('^');
+    match filter.strip_suffix('$') {
+        Some(whole) => glob_matches(whole, name),
+        None => name.starts_with(filter) || glob_matches(filter, name),
+    }
 }
 
 fn is(instance: &InstanceFull, key: &str, values: &[String]) -> bool {
@@ -75,7 +79,12 @@ fn is(instance: &InstanceFull, key: &str, values: &[String]) -> bool {
 
 fn addresses(instance: &InstanceFull, family: &str) -> Vec<String> {
     let network = instance.state.as_ref().and_then(|state| state.network.as_ref());
-    network.into_iter().flat_map(|links| links.values()).flat_map(|link| global(link, family)).map(str::to_owned).collect()
+    network
+        .into_iter()
+        .flat_map(|links| links.values())
+        .flat_map(|link| global(link, family))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[cfg(test)]
@@ -105,6 +114,8 @@ mod tests {
         assert!(shown(&["db", "web"], &web));
         assert!(shown(&["*-1"], &web));
         assert!(shown(&["local:web"], &web));
+        assert!(shown(&["^web-1$"], &web));
+        assert!(!shown(&["^web$"], &web));
         assert!(!shown(&["db"], &web));
     }
 

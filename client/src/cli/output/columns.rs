@@ -2,6 +2,8 @@
 
 use anyhow::bail;
 
+use super::Table;
+
 /// A column of a list of `T`.
 pub(crate) struct Column<T> {
     /// Its letter.
@@ -29,6 +31,16 @@ pub(crate) fn select_columns<'a, T>(spec: &str, all: &'a [Column<T>]) -> anyhow:
         bail!("--columns needs at least one letter");
     }
     Ok(chosen)
+}
+
+/// A table of the columns that a specification names, the rows sorted.
+pub(crate) fn column_table<T>(columns: &[&Column<T>], items: &[T]) -> Table {
+    let mut table = Table::new(columns.iter().map(|column| column.header));
+    for item in items {
+        table.row(columns.iter().map(|column| (column.cell)(item)).collect());
+    }
+    table.sort();
+    table
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ mod table;
 mod units;
 mod yaml;
 
-pub(crate) use columns::{Column, select_columns};
+pub(crate) use columns::{Column, column_table, select_columns};
 pub(crate) use format::Format;
 pub(crate) use table::Table;
 pub(crate) use units::{bytes_iec, bytes_si, date, yes_no};

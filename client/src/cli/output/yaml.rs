@@ -58,7 +58,8 @@ mod tests {
 
     #[test]
     fn scalars_in_config_become_text() {
-        let text = "config:\n  limits.cpu: 2\n  security.nesting: true\ndevices:\n  e:\n    mtu: 1400\nephemeral: true\n";
+        let text =
+            "config:\n  limits.cpu: 2\n  security.nesting: true\ndevices:\n  e:\n    mtu: 1400\nephemeral: true\n";
         let put: InstancePut = from_yaml(text).unwrap();
         assert_eq!(put.config["limits.cpu"], "2");
         assert_eq!(put.config["security.nesting"], "true");
