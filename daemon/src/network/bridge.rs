@@ -47,7 +47,8 @@ impl Owner {
     /// front, where paths differ least.
     pub fn new(dir: &std::path::Path) -> Self {
         let path = dir.display().to_string();
-        let start = path.ceil_char_boundary(path.len().saturating_sub(240));
+        let excess = path.len().saturating_sub(240);
+        let start = (excess..path.len()).find(|at| path.is_char_boundary(*at)).unwrap_or(path.len());
         Owner(format!("duet:{}", &path[start..]))
     }
 

@@ -388,7 +388,7 @@ fn times(attributes: &Attributes) -> Timestamps {
 fn parent_problem(error: Errno) -> String {
     match error {
         Errno::LOOP => "is or passes a symbolic link".into(),
-        Errno::NOTDIR => "is not a directory".into(),
+        Errno::NOTDIR => "is a file or a symbolic link, not a directory".into(),
         Errno::XDEV => "is on another file system".into(),
         e => format!("cannot be used ({e})"),
     }

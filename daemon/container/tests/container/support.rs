@@ -132,9 +132,14 @@ impl Container {
 
     /// Waits for the container's end as a watcher.
     pub fn wait_exit(&self, client: &MonitorClient) -> ExitRecord {
-        match client.receive_until(Instant::now() + DEADLINE).unwrap() {
-            Some((Reply::Exited(record), _)) => record,
-            other => panic!("expected the container's end, got {other:?}"),
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            match client.receive_until(deadline).unwrap() {
+                Some((Reply::Exited(record), _)) => return record,
+                // Init said meanwhile that the system is up.
+                Some((Reply::Ready, _)) => {}
+                other => panic!("expected the container's end, got {other:?}"),
+            }
         }
     }
 
