@@ -64,7 +64,7 @@ pub async fn create(app: &App, name: &str, description: String, mut config: Conf
     let row = NetworkRow { name: name.to_owned(), kind: "bridge".into(), description, config };
     let stored = app.inventory.write(move |tx| row.insert(tx)).await;
     if let Err(failure) = stored {
-        if let Err(error) = app.network.bridge_down(name).await {
+        if let Err(error) = app.network.remove(name).await {
             tracing::warn!(%error, name, "a half-made network was not taken down; the next start does");
         }
         return Err(failure.into());
@@ -149,7 +149,7 @@ pub async fn rename(app: &App, name: &str, new: &str) -> Result<()> {
         return Err(Error::conflict(format!("Network \"{new}\" already exists")));
     }
     let row = app.inventory.network(name)?.ok_or_else(|| Error::not_found("Network not found"))?;
-    app.network.bridge_down(name).await.map_err(error)?;
+    app.network.remove(name).await.map_err(error)?;
     app.network.bridge_up(&network(app, new, &row.config)?).await.map_err(error)?;
     let (old, new) = (name.to_owned(), new.to_owned());
     app.inventory.write(move |tx| inventory::networks::rename(tx, &old, &new)).await?;
@@ -164,7 +164,7 @@ pub async fn delete(app: &App, name: &str) -> Result<()> {
     refuse_if_used(app, name)?;
     let gone = name.to_owned();
     app.inventory.write(move |tx| inventory::networks::delete(tx, &gone)).await?;
-    app.network.bridge_down(name).await.map_err(error)
+    app.network.remove(name).await.map_err(error)
 }
 
 fn refuse_if_used(app: &App, name: &str) -> Result<()> {

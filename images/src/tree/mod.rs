@@ -371,7 +371,8 @@ impl TreeWriter {
 
 fn open_directory(top: &OwnedFd, directory: &[u8]) -> rustix::io::Result<OwnedFd> {
     let name: &[u8] = if directory.is_empty() { b"." } else { directory };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // No O_NOFOLLOW: with it a link at the end would be told as "not a directory".
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat2(top, name, flags, Mode::empty(), BENEATH)
 }
 
