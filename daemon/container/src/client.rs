@@ -174,10 +174,15 @@ impl MonitorClient {
     /// An error reply is [`ClientError::Refused`].
     pub fn call(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(Reply, Vec<OwnedFd>), ClientError> {
         self.send(request, fds)?;
-        match self.receive_until(Instant::now() + CALL_TIMEOUT)? {
-            Some((Reply::Error(error), _)) => Err(error.into()),
-            Some(answer) => Ok(answer),
-            None => Err(ClientError::Timeout { request: name_of(request), timeout: CALL_TIMEOUT }),
+        let deadline = Instant::now() + CALL_TIMEOUT;
+        loop {
+            return match self.receive_until(deadline)? {
+                // Not an answer: a connection that watches is told so at any time.
+                Some((Reply::Ready, _)) => continue,
+                Some((Reply::Error(error), _)) => Err(error.into()),
+                Some(answer) => Ok(answer),
+                None => Err(ClientError::Timeout { request: name_of(request), timeout: CALL_TIMEOUT }),
+            };
         }
     }
 

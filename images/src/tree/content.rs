@@ -22,12 +22,14 @@ impl ContentWriter {
         ContentWriter { file, size, written: 0 }
     }
 
-    /// Writes bytes at an offset, leaving whole units of zeros out.
+    /// Writes bytes at an offset, leaving whole units of zeros out, and zeros at either end: what is never written
+    /// reads as zeros.
     pub(crate) fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        // Bytes up to the first unit's boundary are written as they are.
         let lead = (UNIT as u64 - offset % UNIT as u64) as usize % UNIT;
-        let mut start = 0; // of the bytes not written yet
-        let mut at = lead.min(bytes.len());
+        let lead = lead.min(bytes.len());
+        // Of the bytes not written yet.
+        let mut start = if bytes[..lead].iter().all(|b| *b == 0) { lead } else { 0 };
+        let mut at = lead;
         while at + UNIT <= bytes.len() {
             if bytes[at..at + UNIT] == ZEROS {
                 self.put(&bytes[start..at], offset + start as u64)?;
@@ -35,7 +37,8 @@ impl ContentWriter {
             }
             at += UNIT;
         }
-        self.put(&bytes[start..], offset + start as u64)
+        let end = if bytes[at..].iter().all(|b| *b == 0) { at } else { bytes.len() };
+        self.put(&bytes[start..end], offset + start as u64)
     }
 
     fn put(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
