@@ -54,13 +54,21 @@ fn names_that_leave_the_root() {
         case("absolute", &[file("/tmp/duet-should-not-exist", "x")], "absolute"),
         case("absolute in a pax name", &[file("x", "x").pax("path", "/tmp/x")], "absolute"),
         case("dot dot in a pax name", &[file("x", "x").pax("path", "rootfs/../../x")], "climbs"),
-        case("dot dot in a long name", &[Entry { data: b"rootfs/../../x\0".to_vec(), ..entry(b'L', "././@LongLink") }, file("x", "")], "climbs"),
+        case(
+            "dot dot in a long name",
+            &[Entry { data: b"rootfs/../../x\0".to_vec(), ..entry(b'L', "././@LongLink") }, file("x", "")],
+            "climbs",
+        ),
         case("NUL in a name", &[file("x", "x").pax("path", "rootfs/a\0b")], "NUL"),
         case("another top", &[file("elsewhere/x", "x")], "and nothing else"),
         case("a file beside", &[file("rootfs.txt", "x")], "and nothing else"),
         case("a disk", &[file("rootfs.img", "x")], "virtual machine"),
         case("long part", &[file("x", "x").pax("path", format!("rootfs/{}", "n".repeat(300)))], "longer than 255"),
-        case("long path", &[file("x", "x").pax("path", format!("rootfs/{}", "abcdefgh/".repeat(600)))], "longer than 4096"),
+        case(
+            "long path",
+            &[file("x", "x").pax("path", format!("rootfs/{}", "abcdefgh/".repeat(600)))],
+            "longer than 4096",
+        ),
         case("deep path", &[file("x", "x").pax("path", format!("rootfs/{}x", "d/".repeat(400)))], "directories deep"),
         case("empty name", &[file("x", "x").pax("path", "")], "no name"),
     ]);
@@ -72,20 +80,36 @@ fn links_that_leave_the_root() {
     check(vec![
         case("through a link", &[symlink("rootfs/l", "../../outside"), file("rootfs/l/x", "x")], "symbolic link"),
         case("through an absolute link", &[symlink("rootfs/l", "/tmp"), file("rootfs/l/x", "x")], "symbolic link"),
-        case("through a link inside", &[dir("rootfs/d"), symlink("rootfs/l", "d"), file("rootfs/l/x", "x")], "symbolic link"),
+        case(
+            "through a link inside",
+            &[dir("rootfs/d"), symlink("rootfs/l", "d"), file("rootfs/l/x", "x")],
+            "symbolic link",
+        ),
         case("deep through a link", &[symlink("rootfs/l", "/"), file("rootfs/l/a/b/c/x", "x")], "symbolic link"),
         case("a folder through a link", &[symlink("rootfs/l", "/tmp"), dir("rootfs/l/duet-x")], "symbolic link"),
         case("over a link", &[symlink("rootfs/l", "../../outside/victim"), file("rootfs/l", "x")], "same name"),
-        case("a folder over a link", &[symlink("rootfs/l", "../../outside"), dir("rootfs/l"), file("rootfs/l/x", "x")], "same name"),
+        case(
+            "a folder over a link",
+            &[symlink("rootfs/l", "../../outside"), dir("rootfs/l"), file("rootfs/l/x", "x")],
+            "same name",
+        ),
         case("a link for the root", &[], "same name").with(&[symlink("rootfs", "/tmp")]),
         case("hard link outside", &[hard_link("rootfs/h", "../outside/victim")], "outside of the tree"),
         case("hard link absolute", &[hard_link("rootfs/h", "/etc/passwd")], "outside of the tree"),
         case("hard link to metadata", &[hard_link("rootfs/h", "metadata.yaml")], "outside of the tree"),
-        case("hard link through a link", &[symlink("rootfs/l", "../../outside"), hard_link("rootfs/h", "rootfs/l/victim")], "symbolic link"),
+        case(
+            "hard link through a link",
+            &[symlink("rootfs/l", "../../outside"), hard_link("rootfs/h", "rootfs/l/victim")],
+            "symbolic link",
+        ),
         case("hard link to nothing", &[hard_link("rootfs/h", "rootfs/none")], "no earlier entry"),
         case("hard link to a folder", &[dir("rootfs/d"), hard_link("rootfs/h", "rootfs/d")], "directory"),
         case("hard link to the root", &[hard_link("rootfs/h", "rootfs")], "directory"),
-        case("hard link in a folder that is none", &[file("rootfs/f", ""), hard_link("rootfs/h", "rootfs/f/x")], "not a directory"),
+        case(
+            "hard link in a folder that is none",
+            &[file("rootfs/f", ""), hard_link("rootfs/h", "rootfs/f/x")],
+            "not a directory",
+        ),
         case("empty link", &[symlink("rootfs/l", "")], "impossible target"),
         case("endless link", &[symlink("rootfs/l", "").pax("linkpath", "x".repeat(5000))], "impossible target"),
     ]);
@@ -111,7 +135,11 @@ fn entries_that_collide() {
         case("file in a file", &[file("rootfs/a", "x"), file("rootfs/a/b", "x")], "not a directory"),
         case("device over file", &[file("rootfs/a", "x"), char_device("rootfs/a", 1, 3)], "same name"),
         case("link over file", &[file("rootfs/a", "x"), symlink("rootfs/a", "b")], "same name"),
-        case("hard link over file", &[file("rootfs/a", ""), file("rootfs/b", ""), hard_link("rootfs/a", "rootfs/b")], "same name"),
+        case(
+            "hard link over file",
+            &[file("rootfs/a", ""), file("rootfs/b", ""), hard_link("rootfs/a", "rootfs/b")],
+            "same name",
+        ),
         case("metadata twice", &[file("metadata.yaml", METADATA)], "same name"),
         case("template twice", &[file("templates/a", ""), file("templates/a", "")], "same name"),
         case("whiteout", &[char_device("rootfs/a", 0, 0)], "whiteout"),
@@ -126,14 +154,27 @@ fn what_is_not_root() {
         raw("no metadata", tarball(&[dir("rootfs/")]), "metadata.yaml is missing"),
         raw("no root", tarball(&[file("metadata.yaml", METADATA)]), "no rootfs folder"),
         raw("nothing", tarball(&[]), "metadata.yaml is missing"),
-        raw("metadata as a link", tarball(&[symlink("metadata.yaml", "/etc/passwd"), dir("rootfs")]), "should be a regular file"),
+        raw(
+            "metadata as a link",
+            tarball(&[symlink("metadata.yaml", "/etc/passwd"), dir("rootfs")]),
+            "should be a regular file",
+        ),
         raw("metadata as a folder", tarball(&[dir("metadata.yaml"), dir("rootfs")]), "should be a regular file"),
         raw("metadata that is none", tarball(&[file("metadata.yaml", "a: [b"), dir("rootfs")]), "cannot be understood"),
-        raw("metadata that is too long", tarball(&[file("metadata.yaml", "# ".repeat(1 << 20)), dir("rootfs")]), "more than the limit"),
+        raw(
+            "metadata that is too long",
+            tarball(&[file("metadata.yaml", "# ".repeat(1 << 20)), dir("rootfs")]),
+            "more than the limit",
+        ),
         case("template as a link", &[symlink("templates/x", "/etc/shadow")], "regular file"),
         case("template as a hard link", &[hard_link("templates/x", "/etc/shadow")], "regular file"),
         case("template in a folder", &[file("templates/a/b", "x")], "right under templates"),
-        limited("templates without end", &[file("templates/a", "x".repeat(600)), file("templates/b", "x".repeat(600))], "size of its templates", |l| l.max_templates = 1000),
+        limited(
+            "templates without end",
+            &[file("templates/a", "x".repeat(600)), file("templates/b", "x".repeat(600))],
+            "size of its templates",
+            |l| l.max_templates = 1000,
+        ),
     ]);
 }
 
@@ -149,11 +190,24 @@ fn bombs() {
         limited("too many entries", &many, "number of its entries", |l| l.max_entries = 100),
         limited("too many folders that are not named", &folders, "number of its entries", |l| l.max_entries = 200),
         limited("too many tops", &tops, "number of its entries", |l| l.max_entries = 100),
-        limited("too large a file", &[file("rootfs/a", "x").pax("GNU.sparse.size", "99999999999999").pax("GNU.sparse.map", "0,1")], "size of \"a\"", |_| {}),
-        case("a header without end", &[Entry { flag: b'x', ..file("x", "").size(1 << 40) }], "size of an extended header"),
+        limited(
+            "too large a file",
+            &[file("rootfs/a", "x").pax("GNU.sparse.size", "99999999999999").pax("GNU.sparse.map", "0,1")],
+            "size of \"a\"",
+            |_| {},
+        ),
+        case(
+            "a header without end",
+            &[Entry { flag: b'x', ..file("x", "").size(1 << 40) }],
+            "size of an extended header",
+        ),
         case("a long name without end", &[Entry { flag: b'L', ..file("x", "").size(1 << 40) }], "size of a long name"),
         case("an attribute that is too long", &[pax], "more than the limit"),
-        case("a sparse map that is too long", &[file("rootfs/a", "99999999999\n").pax("GNU.sparse.major", "1").pax("GNU.sparse.minor", "0")], "a sparse file's map"),
+        case(
+            "a sparse map that is too long",
+            &[file("rootfs/a", "99999999999\n").pax("GNU.sparse.major", "1").pax("GNU.sparse.minor", "0")],
+            "a sparse file's map",
+        ),
     ];
     for compression in [Compression::Gzip, Compression::Xz, Compression::Zstd] {
         let mut bomb = limited("too dense", &[], "compression ratio", |l| {
@@ -185,7 +239,11 @@ fn damage() {
         raw("something after the end", garbage, "follows the end"),
         raw("no end", no_end, "truncated"),
         raw("a header for nobody", orphan, "belongs to no entry"),
-        raw("a compressed web page", compress(b"<html>not found</html>".repeat(99).as_slice(), Compression::Gzip), "web page"),
+        raw(
+            "a compressed web page",
+            compress(b"<html>not found</html>".repeat(99).as_slice(), Compression::Gzip),
+            "web page",
+        ),
         raw("a compressed disk", compress(&[b"QFI\xfb".as_slice(), &[1; 4096]].concat(), Compression::Zstd), "qcow2"),
         raw("a disk", [b"QFI\xfb".as_slice(), &[1; 4096]].concat(), "qcow2"),
         raw("nothing at all", Vec::new(), "is empty"),
@@ -195,16 +253,29 @@ fn damage() {
         case("size that is no number", &[file("rootfs/a", "").pax("size", "-1")], "not a number"),
         case("owner that is too large", &[file("rootfs/a", "").pax("uid", "4294967295")], "impossible uid"),
         case("time that is none", &[file("rootfs/a", "").pax("mtime", "yesterday")], "no clear time"),
-        case("map that overlaps", &[file("rootfs/a", "abcd").pax("GNU.sparse.size", "9").pax("GNU.sparse.map", "0,2,1,2")], "overlaps"),
-        case("map past the end", &[file("rootfs/a", "abcd").pax("GNU.sparse.size", "3").pax("GNU.sparse.map", "0,4")], "past the file's end"),
-        case("map of other data", &[file("rootfs/a", "abcd").pax("GNU.sparse.size", "9").pax("GNU.sparse.map", "0,3")], "does not match"),
+        case(
+            "map that overlaps",
+            &[file("rootfs/a", "abcd").pax("GNU.sparse.size", "9").pax("GNU.sparse.map", "0,2,1,2")],
+            "overlaps",
+        ),
+        case(
+            "map past the end",
+            &[file("rootfs/a", "abcd").pax("GNU.sparse.size", "3").pax("GNU.sparse.map", "0,4")],
+            "past the file's end",
+        ),
+        case(
+            "map of other data",
+            &[file("rootfs/a", "abcd").pax("GNU.sparse.size", "9").pax("GNU.sparse.map", "0,3")],
+            "does not match",
+        ),
         case("ACL that is none", &[file("rootfs/a", "").pax("SCHILY.acl.access", "user::wat")], "ACL"),
     ]);
 }
 
 #[test]
 fn truncation_is_always_noticed() {
-    let entries = [dir("rootfs/d"), file("rootfs/d/a", "x".repeat(3000)), file("rootfs/d/b", ""), symlink("rootfs/l", "d")];
+    let entries =
+        [dir("rootfs/d"), file("rootfs/d/a", "x".repeat(3000)), file("rootfs/d/b", ""), symlink("rootfs/l", "d")];
     for compression in [Compression::None, Compression::Gzip, Compression::Xz, Compression::Zstd] {
         let whole = compress(&image(&entries), compression);
         // The last block of a plain archive's end mark is padding that a reader may do without.
@@ -224,7 +295,10 @@ fn the_wrong_fingerprint() {
     let bench = Bench::new();
     let options = UnpackOptions { fingerprint: Some("0".repeat(64)), ..quick() };
     let error = bench.unpack(&image(&[file("rootfs/a", "x")]), &options).unwrap_err();
-    assert!(matches!(&error, ImageError::FingerprintMismatch { expected, .. } if *expected == "0".repeat(64)), "{error}");
+    assert!(
+        matches!(&error, ImageError::FingerprintMismatch { expected, .. } if *expected == "0".repeat(64)),
+        "{error}"
+    );
     bench.assert_clean("fingerprint");
 }
 

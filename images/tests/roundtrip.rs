@@ -12,8 +12,8 @@ use std::process::Command;
 
 use common::*;
 use duet_images::{
-    Compress, Compression, ImageFiles, ImageFormat, Observer, PackSource, Packed, fingerprint, pack, pack_split, read_metadata,
-    read_templates, unpack,
+    Compress, Compression, ImageFiles, ImageFormat, Observer, PackSource, Packed, fingerprint, pack, pack_split,
+    read_metadata, read_templates, unpack,
 };
 use proptest::prelude::*;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Timespec, Timestamps, Uid, chownat, makedev, mknodat, utimensat};
@@ -34,7 +34,8 @@ fn rich_tree(top: &Path) {
     symlink("x".repeat(300), path("bin/long-link")).unwrap();
     fs::write(path(&format!("etc/{}", "n".repeat(250))), "long name").unwrap();
     fs::write(path("etc/naïve\nname"), "odd name").unwrap();
-    fs::write(top.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"etc/\xff\xfe")), "not UTF-8").unwrap();
+    fs::write(top.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"etc/\xff\xfe")), "not UTF-8")
+        .unwrap();
     node(&path("null"), FileType::CharacterDevice, 0o666, makedev(1, 3));
     node(&path("big"), FileType::CharacterDevice, 0o600, makedev(300, 100_000));
     node(&path("disk"), FileType::BlockDevice, 0o660, makedev(8, 1));
@@ -58,9 +59,14 @@ fn rich_tree(top: &Path) {
     fs::set_permissions(path("etc/deep/er"), fs::Permissions::from_mode(0o3777)).unwrap();
     fs::set_permissions(path("etc/empty"), fs::Permissions::from_mode(0o000)).unwrap();
     set_xattr(&path("etc/empty"), "system.posix_acl_access", &acl());
-    for (name, seconds, nanoseconds) in
-        [("bin/link", -5, 250_000_000), ("etc/passwd", 1, 1), ("etc/empty", 20_000_000_000, 0), ("pipe", 7, 0), ("bin", 1_600_000_000, 123), ("", 9, 0)]
-    {
+    for (name, seconds, nanoseconds) in [
+        ("bin/link", -5, 250_000_000),
+        ("etc/passwd", 1, 1),
+        ("etc/empty", 20_000_000_000, 0),
+        ("pipe", 7, 0),
+        ("bin", 1_600_000_000, 123),
+        ("", 9, 0),
+    ] {
         time(&path(name), seconds, nanoseconds);
     }
 }
@@ -71,12 +77,19 @@ fn node(path: &Path, kind: FileType, mode: u32, device: u64) {
 }
 
 fn owner(path: &Path, uid: u32, gid: u32) {
-    chownat(rustix::fs::CWD, path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    chownat(rustix::fs::CWD, path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)
+        .unwrap();
 }
 
 fn time(path: &Path, seconds: i64, nanoseconds: i64) {
     let stamp = Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ };
-    utimensat(rustix::fs::CWD, path, &Timestamps { last_access: stamp, last_modification: stamp }, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    utimensat(
+        rustix::fs::CWD,
+        path,
+        &Timestamps { last_access: stamp, last_modification: stamp },
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+    .unwrap();
 }
 
 fn pack_to(top: &Path, out: &Path, compress: Compress) -> Packed {
@@ -93,7 +106,12 @@ fn assert_same(top: &Path, copy: &Path, whole_seconds: bool) {
     for (path, node) in &before {
         assert_eq!(after.get(path), Some(node), "{path:?}");
     }
-    assert_eq!(before.len(), after.len(), "{:?}", after.keys().filter(|k| !before.contains_key(*k)).collect::<Vec<_>>());
+    assert_eq!(
+        before.len(),
+        after.len(),
+        "{:?}",
+        after.keys().filter(|k| !before.contains_key(*k)).collect::<Vec<_>>()
+    );
 }
 
 fn allocated(path: &Path) -> u64 {
@@ -117,7 +135,11 @@ fn our_own_unified_image() {
         let packed = pack_to(&top, &image, compress);
         assert_eq!(packed.size, fs::metadata(&image).unwrap().len());
         assert_eq!(packed.fingerprint, fingerprint(&image, None, &mut Observer::none()).unwrap());
-        assert_eq!(packed.fingerprint, pack_to(&top, &bench.path("again"), compress).fingerprint, "the same tree, the same file");
+        assert_eq!(
+            packed.fingerprint,
+            pack_to(&top, &bench.path("again"), compress).fingerprint,
+            "the same tree, the same file"
+        );
         let out = bench.path("out");
         let files = ImageFiles { meta: image.clone(), rootfs: None };
         let unpacked = unpack(&files, &out, &quick(), &mut Observer::none()).unwrap();
@@ -158,7 +180,8 @@ fn our_own_split_image() {
     let packed = pack_split(&source, outs.0, outs.1, Compress::Zstd(1), &mut Observer::none()).unwrap();
     assert_eq!(packed.fingerprint, fingerprint(&meta, Some(&rootfs), &mut Observer::none()).unwrap());
     // As anybody would compute it.
-    let sum = Command::new("sh").arg("-c").arg("cat meta rootfs | sha256sum").current_dir(bench.dir.path()).output().unwrap();
+    let sum =
+        Command::new("sh").arg("-c").arg("cat meta rootfs | sha256sum").current_dir(bench.dir.path()).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&sum.stdout).split_whitespace().next().unwrap(), packed.fingerprint);
     let files = ImageFiles { meta, rootfs: Some(rootfs) };
     let options = duet_images::UnpackOptions { fingerprint: Some(packed.fingerprint), ..quick() };
@@ -261,7 +284,9 @@ fn what_is_kept_and_what_is_not() {
     let bench = Bench::new();
     let bytes = image(&[
         dir("rootfs/d").pax("SCHILY.xattr.trusted.overlay.opaque", "y").pax("SCHILY.xattr.user.a", "1"),
-        file("rootfs/d/f", "x").pax("SCHILY.xattr.security.selinux", "label").pax("LIBARCHIVE.xattr.user.b%20c", "aGVsbG8="),
+        file("rootfs/d/f", "x")
+            .pax("SCHILY.xattr.security.selinux", "label")
+            .pax("LIBARCHIVE.xattr.user.b%20c", "aGVsbG8="),
         common::symlink("rootfs/l", "d").pax("SCHILY.xattr.user.a", "1"),
         file("rootfs/.wh.x", "ordinary"),
         file("rootfs/not/named/before", "x"),
@@ -282,7 +307,11 @@ fn what_is_kept_and_what_is_not() {
 #[test]
 fn default_acls_are_not_inherited() {
     let bench = Bench::new();
-    let bytes = image(&[dir("rootfs/d").pax("SCHILY.xattr.system.posix_acl_default", acl()), file("rootfs/d/f", "x"), dir("rootfs/d/e")]);
+    let bytes = image(&[
+        dir("rootfs/d").pax("SCHILY.xattr.system.posix_acl_default", acl()),
+        file("rootfs/d/f", "x"),
+        dir("rootfs/d/e"),
+    ]);
     bench.unpack(&bytes, &quick()).unwrap();
     assert!(xattrs(&bench.path("out/rootfs/d/f")).is_empty());
     assert!(xattrs(&bench.path("out/rootfs/d/e")).is_empty());
@@ -331,7 +360,8 @@ fn squashfs_of_each_compression() {
         let options = duet_images::UnpackOptions { fingerprint: Some(print), ..quick() };
         let out = bench.path("out");
         let files = ImageFiles { meta: meta_path, rootfs: Some(image.clone()) };
-        let unpacked = unpack(&files, &out, &options, &mut Observer::none()).unwrap_or_else(|e| panic!("{compression}: {e}"));
+        let unpacked =
+            unpack(&files, &out, &options, &mut Observer::none()).unwrap_or_else(|e| panic!("{compression}: {e}"));
         assert_eq!(unpacked.rootfs_format, Some(ImageFormat::Squashfs));
         let mut after = tree(&out.join("rootfs"), true);
         for path in ["bin/link", "etc/empty"] {
@@ -412,7 +442,15 @@ fn thing() -> impl Strategy<Value = Thing> {
         (-1_000_000i64..10_000_000_000, 0i64..1_000_000_000),
         proptest::option::of(proptest::collection::vec(any::<u8>(), 0..300)),
     )
-        .prop_map(|(made, parent, name, mode, owner, mtime, xattr)| Thing { made, parent, name, mode, owner, mtime, xattr })
+        .prop_map(|(made, parent, name, mode, owner, mtime, xattr)| Thing {
+            made,
+            parent,
+            name,
+            mode,
+            owner,
+            mtime,
+            xattr,
+        })
 }
 
 fn make(top: &Path, things: &[Thing]) {

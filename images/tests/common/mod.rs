@@ -283,7 +283,8 @@ pub fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 pub fn set_xattr(path: &Path, name: &str, value: &[u8]) {
-    rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty()).unwrap_or_else(|e| panic!("{path:?} {name}: {e}"));
+    rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty())
+        .unwrap_or_else(|e| panic!("{path:?} {name}: {e}"));
 }
 
 /// File capabilities: `cap_net_raw+ep`, revision 2 (linux/capability.h).
@@ -292,7 +293,9 @@ pub const CAPABILITY: &[u8] = &[1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 
 /// An ACL: owner rwx, user 1000 r-x, group r-x, mask r-x, others nothing (linux/posix_acl_xattr.h).
 pub fn acl() -> Vec<u8> {
     let mut value = vec![2, 0, 0, 0];
-    for (tag, permission, id) in [(1u16, 7u16, u32::MAX), (2, 5, 1000), (4, 5, u32::MAX), (16, 5, u32::MAX), (32, 0, u32::MAX)] {
+    for (tag, permission, id) in
+        [(1u16, 7u16, u32::MAX), (2, 5, 1000), (4, 5, u32::MAX), (16, 5, u32::MAX), (32, 0, u32::MAX)]
+    {
         value.extend_from_slice(&tag.to_le_bytes());
         value.extend_from_slice(&permission.to_le_bytes());
         value.extend_from_slice(&id.to_le_bytes());
