@@ -16,12 +16,23 @@ use std::time::{Duration, Instant};
 use duet_container::files::protocol::{MAX_PACKET, Setup, Subject, VERSION};
 use duet_container::files::{FileError, FileKind, FileSession, OpenFlags, Owner, WriteOptions};
 use duet_sys::socket;
-use fake::{BASE, Ground, Init, children, exchange, forget, node};
+use fake::{BASE, Ground, Init, children};
 use nix::mount::{MsFlags, mount};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, openat};
 use support::eventually;
 
 const NOBODY: Owner = Owner { uid: None, gid: None };
+
+/// Puts a device node into the ground.
+fn node(path: &Path, kind: FileType, major: u32, minor: u32) {
+    let mode = Mode::from_raw_mode(0o666);
+    rustix::fs::mknodat(CWD, path, kind, mode, rustix::fs::makedev(major, minor)).unwrap();
+}
+
+/// Exchanges two names.
+fn exchange(one: &Path, other: &Path) -> rustix::io::Result<()> {
+    rustix::fs::renameat_with(CWD, one, CWD, other, rustix::fs::RenameFlags::EXCHANGE)
+}
 
 /// What each path must not lead to, and what it must come to instead. Applied to reading, writing, listing and removing.
 fn hostile_paths(files: &mut FileSession, ground: &Ground) {
@@ -214,7 +225,7 @@ fn swapped_in_the_middle() {
     ground.assert_outside_untouched();
 }
 
-/// A tree deeper than any path or table of descriptors, made by hand.
+/// A tree deeper than any path or table of descriptors.
 fn deep(root: &Path, depth: usize) {
     let mut here: OwnedFd = openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
     for _ in 0..depth {
@@ -255,12 +266,6 @@ fn trees_are_removed_whole_and_nothing_else() {
     assert!(!ground.path("t").exists());
     assert_eq!(fs::read_to_string(ground.path("keep")).unwrap(), "kept");
     ground.assert_outside_untouched();
-
-    // Below the depth that one pass takes.
-    fs::create_dir(ground.path("u")).unwrap();
-    deep(&ground.path("u"), 60_000);
-    assert!(files.remove_tree("u", |_| true).unwrap());
-    assert!(!ground.path("u").exists());
 }
 
 #[test]
@@ -320,7 +325,6 @@ fn moved_while_removed() {
         let _ = files.remove_tree("elsewhere/2", |_| true);
         let _ = files.remove_tree("t", |_| true);
     }
-    forget(&ground.path("elsewhere/keep"));
 }
 
 #[test]
@@ -335,7 +339,8 @@ fn the_container_stops() {
         fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
             self.1 += 1;
             if self.1 == 3 {
-                self.0.stop();
+                self.0.child.kill().unwrap();
+                self.0.child.wait().unwrap();
             }
             Ok(data.len())
         }

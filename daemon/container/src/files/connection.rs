@@ -154,6 +154,10 @@ impl Connection {
 
     fn put(&mut self, head: &[u8], data: &[u8]) -> Result<()> {
         self.usable()?;
+        // The service needs a moment to notice; nothing is begun in it.
+        if self.init_exited() {
+            return Err(self.give_up(Broken::Ended));
+        }
         // A service that hangs takes nothing in, and the buffer fills.
         let sent = sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Send, Some(self.timeout))
             .and_then(|()| send(&self.socket, head, data));

@@ -11,7 +11,7 @@ use duet_container::files::{FileSession, Target};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, chroot, pipe2, setresgid, setresuid};
-use rustix::fs::{AtFlags, CWD};
+use rustix::fs::CWD;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::support::private_mounts;
@@ -136,11 +136,6 @@ impl Init {
         let target = Target::Running { pid: self.child.id(), pidfd: self.pidfd.as_fd(), user_namespace: true };
         FileSession::spawn(service(), &target).unwrap()
     }
-
-    pub fn stop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
 }
 
 impl Drop for Init {
@@ -148,12 +143,6 @@ impl Drop for Init {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Puts a device node into the ground.
-pub fn node(path: &Path, kind: rustix::fs::FileType, major: u32, minor: u32) {
-    let mode = rustix::fs::Mode::from_raw_mode(0o666);
-    rustix::fs::mknodat(CWD, path, kind, mode, rustix::fs::makedev(major, minor)).unwrap();
 }
 
 /// The processes that this one has started and not reaped, by name.
@@ -168,14 +157,4 @@ pub fn children(name: &str) -> Vec<i32> {
         }
     }
     found
-}
-
-/// Exchanges two names.
-pub fn exchange(one: &Path, other: &Path) -> rustix::io::Result<()> {
-    rustix::fs::renameat_with(CWD, one, CWD, other, rustix::fs::RenameFlags::EXCHANGE)
-}
-
-/// Removes a name if it is there.
-pub fn forget(path: &Path) {
-    let _ = rustix::fs::unlinkat(CWD, path, AtFlags::empty());
 }

@@ -19,7 +19,7 @@ const KEPT: CapabilitySet =
     CapabilitySet::CHOWN.union(CapabilitySet::DAC_OVERRIDE).union(CapabilitySet::FOWNER).union(CapabilitySet::FSETID);
 
 /// Descriptors the process may have open, which bounds what a client can make it hold.
-const MAX_DESCRIPTORS: u64 = 1024;
+const MAX_DESCRIPTORS: u64 = 2048;
 
 /// `PROC_SUPER_MAGIC` of statfs(2).
 const PROC_MAGIC: i64 = 0x9fa0;

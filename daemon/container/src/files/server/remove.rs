@@ -1,9 +1,11 @@
 //! Removing a tree, while its owner may do to it whatever he likes.
 //!
-//! The walk goes down by descriptors, one name at a time, never through a link and never into something mounted. It holds
-//! a window of directories open, the deepest ones, so that no nesting exhausts descriptors; the way back to one further up is
-//! `..`, believed only if it is the very directory that the walk came through. What the container moves away in the
-//! meantime isn't removed; nothing outside of the tree ever is.
+//! The walk goes down by descriptors, one name at a time, never through a link and never into something mounted, and comes
+//! back by the descriptors that it held on the way. What the container moves away in the meantime isn't removed; nothing
+//! outside of the tree ever is. Where the tree is deeper than descriptors reach, those of the upper part are let go, the
+//! lower part is removed on its own, and the next slice begins at the top again. Rejected: going back by `..`. It leads
+//! elsewhere after a move, and in a mount of a subdirectory the kernel walks all the way up to check each (`path_connected`
+//! in fs/namei.c), which makes a deep tree cost the square of its depth.
 //!
 //! Work is cut into slices, each of which removes something, so that the client can give up in between and no answer takes
 //! long. A slice remembers nothing: what it removed is gone.
@@ -12,7 +14,7 @@ use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, Dir, FileType, OFlags, fstat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, OFlags, unlinkat};
 use rustix::io::Errno;
 
 use super::resolve::{Place, open_child};
@@ -27,10 +29,7 @@ const SLICE: Duration = Duration::from_millis(500);
 const WORTHWHILE: u32 = 3;
 
 /// How many directories are held open. Each costs a descriptor and a buffer.
-const WINDOW: usize = 32;
-
-/// How deep a slice goes below its own start. Beyond, what is down there is removed on its own, as a tree of its own.
-const MAX_DEPTH: usize = 50_000;
+const MAX_HELD: usize = 1024;
 
 /// How often a directory is read again because it wasn't empty after all was removed from it.
 const PASSES: u32 = 16;
@@ -76,9 +75,8 @@ fn open_dir(parent: impl std::os::fd::AsFd, name: &std::ffi::CStr) -> Result<Own
 struct Frame {
     /// Its name in the directory before it.
     name: CString,
-    identity: (u64, u64),
-    /// Its entries; `None` outside of the window.
-    dir: Option<Dir>,
+    /// Its entries.
+    dir: Dir,
     passes: u32,
 }
 
@@ -100,9 +98,7 @@ impl Walk {
                 return Ok(false);
             }
             let Some(frame) = self.frames.last_mut() else { return Ok(!self.cut) };
-            // The last frame is always within the window.
-            let Some(dir) = frame.dir.as_mut() else { return Err(Failure::of(FailureKind::Changed)) };
-            match dir.read() {
+            match frame.dir.read() {
                 Some(entry) => {
                     let entry = entry?;
                     let name = entry.file_name();
@@ -126,10 +122,8 @@ impl Walk {
 
     /// Removes a name from the last directory, or goes down into it.
     fn remove_entry(&mut self, name: CString, looks_like_directory: bool) -> Outcome<()> {
-        let Some(Frame { dir: Some(dir), .. }) = self.frames.last() else {
-            return Err(Failure::of(FailureKind::Changed));
-        };
-        let here = dir.fd()?;
+        let Some(frame) = self.frames.last() else { return Ok(()) };
+        let here = frame.dir.fd()?;
         if !looks_like_directory {
             match unlinkat(here, &name, AtFlags::empty()) {
                 Ok(()) => {
@@ -143,6 +137,11 @@ impl Walk {
         }
         match open_dir(here, &name) {
             Ok(below) => self.push(below, name),
+            // The process was given few descriptors.
+            Err(Errno::MFILE) if self.frames.len() > 1 => {
+                self.let_go();
+                self.remove_entry(name, true)
+            }
             Err(Errno::NOENT) => Ok(()),
             Err(Errno::XDEV) => Err(Failure::of(FailureKind::MountPoint)),
             // It was a directory when it was read and is something else now.
@@ -159,34 +158,24 @@ impl Walk {
     }
 
     fn push(&mut self, dir: OwnedFd, name: CString) -> Outcome<()> {
-        if self.frames.len() >= MAX_DEPTH {
-            // The directory that this one is in stays, so that at least this one goes.
-            self.frames.drain(..self.frames.len() - 1);
-            self.cut = true;
+        if self.frames.len() >= MAX_HELD {
+            self.let_go();
         }
-        let identity = identity(&dir)?;
-        self.frames.push(Frame { name, identity, dir: Some(Dir::new(dir)?), passes: 0 });
-        if let Some(outside) = self.frames.len().checked_sub(WINDOW + 1) {
-            self.frames[outside].dir = None;
-        }
+        self.frames.push(Frame { name, dir: Dir::new(dir)?, passes: 0 });
         Ok(())
+    }
+
+    /// Forgets the way down to the last directory, which itself stays, so that at least what is below it goes.
+    fn let_go(&mut self) {
+        self.frames.drain(..self.frames.len().saturating_sub(1));
+        self.cut = true;
     }
 
     /// Goes up from a directory that has been read to its end, and removes it.
     fn leave(&mut self) -> Outcome<()> {
         let Some(left) = self.frames.pop() else { return Ok(()) };
-        let Some(above) = self.frames.last_mut() else { return Ok(()) };
-        if above.dir.is_none() {
-            let below = left.dir.as_ref().ok_or_else(|| Failure::of(FailureKind::Changed))?;
-            // Not BENEATH, naturally; so the identity has to tell.
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let parent = rustix::fs::openat(below.fd()?, c"..", flags, rustix::fs::Mode::empty())?;
-            if identity(&parent)? != above.identity {
-                return Err(Failure::of(FailureKind::Changed));
-            }
-            above.dir = Some(Dir::new(parent)?);
-        }
-        let parent = above.dir.as_ref().ok_or_else(|| Failure::of(FailureKind::Changed))?.fd()?;
+        let Some(above) = self.frames.last() else { return Ok(()) };
+        let parent = above.dir.fd()?;
         match unlinkat(parent, &left.name, AtFlags::REMOVEDIR) {
             Ok(()) => {
                 self.removed();
@@ -198,18 +187,11 @@ impl Walk {
             Err(Errno::NOTEMPTY | Errno::EXIST) if left.passes < PASSES => {
                 let mut again = left;
                 again.passes += 1;
-                if let Some(dir) = again.dir.as_mut() {
-                    dir.rewind();
-                }
+                again.dir.rewind();
                 self.frames.push(again);
                 Ok(())
             }
             Err(errno) => Err(errno.into()),
         }
     }
-}
-
-fn identity(dir: &OwnedFd) -> Result<(u64, u64), Errno> {
-    let found = fstat(dir)?;
-    Ok((found.st_dev, found.st_ino))
 }

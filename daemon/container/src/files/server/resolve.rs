@@ -45,7 +45,7 @@ impl Root {
     /// Opens `path` with openat2(2) below the root.
     pub fn open(&self, path: &WirePath, flags: OFlags, mode: Mode) -> Outcome<OwnedFd> {
         let path = c_path(path)?;
-        Ok(open_beneath(&self.0, &path, flags, mode, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)?)
+        Ok(open_with(&self.0, &path, flags, mode, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)?)
     }
 
     /// The directory and the name for an operation on the name itself. Trailing slashes are dropped; the root, `.` and
@@ -65,13 +65,16 @@ impl Root {
     }
 }
 
-/// Opens a single name in a directory: no link, nothing mounted.
+/// Opens a single name in a directory: no link, nothing mounted (`EXDEV`).
+///
+/// Without `RESOLVE_BENEATH`, which a single name needs not, and which answers `EXDEV` as well when what it found is moved
+/// elsewhere in the same moment.
 pub(super) fn open_child(dir: impl AsFd, name: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    open_beneath(dir, name, flags | OFlags::NOFOLLOW, Mode::empty(), resolve)
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    open_with(dir, name, flags | OFlags::NOFOLLOW, Mode::empty(), resolve)
 }
 
-fn open_beneath(dir: impl AsFd, path: &CStr, flags: OFlags, mode: Mode, how: ResolveFlags) -> Result<OwnedFd, Errno> {
+fn open_with(dir: impl AsFd, path: &CStr, flags: OFlags, mode: Mode, how: ResolveFlags) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::CLOEXEC;
     let mut attempts = ATTEMPTS;
     loop {
