@@ -14,8 +14,10 @@ use crate::observe::{Observer, Phase};
 use crate::{ImageError, Result};
 
 /// What packages bring that a container hardly misses: translations, and documentation beyond the copyright. It applies
-/// to the build only; what is installed later is complete.
+/// to the build only; what is installed later is complete, and written with care.
 const DPKG_OPTIONS: &[&str] = &[
+    // The root is packed in the end; until then a crash costs nothing.
+    "force-unsafe-io",
     "path-exclude=/usr/share/locale/*",
     "path-include=/usr/share/locale/locale.alias",
     "path-exclude=/usr/share/doc/*",
@@ -26,8 +28,8 @@ const DPKG_OPTIONS: &[&str] = &[
     "path-exclude=/usr/share/man/[a-z][a-z]_*/*",
 ];
 
-/// Hooks that come with mmdebstrap: without them, releases before merged /usr was in the packages would install all of
-/// Perl to convert it.
+/// Hooks that come with mmdebstrap: without them, releases from before merged /usr was in the packages would install all
+/// of Perl to convert it.
 const MERGED_USR: &str = "/usr/share/mmdebstrap/hooks/maybe-merged-usr";
 
 /// Files of the build that must not stay.
@@ -95,7 +97,7 @@ fn command(recipe: &Recipe, apt: &AptRecipe, architecture: &str, scratch: &Path,
     for option in DPKG_OPTIONS {
         job.arg(format!("--dpkgopt={option}"));
     }
-    if Path::new(MERGED_USR).is_dir() {
+    if apt.merge_usr && Path::new(MERGED_USR).is_dir() {
         job.arg(format!("--hook-dir={MERGED_USR}"));
     }
     if !recipe.content.enable.is_empty() {

@@ -122,8 +122,14 @@ impl MirrorSuite {
             }
         }
         let vendors = PathBuf::from(&recipe.keyring);
-        if vendors.is_file() && !keys.contains(&vendors) {
-            keys.push(vendors);
+        if vendors.is_file() {
+            if !keys.contains(&vendors) {
+                keys.push(vendors);
+            }
+        } else if let Some(text) = recipe.own_key() {
+            let path = scratch.join("vendor-key.asc");
+            std::fs::write(&path, text).map_err(|e| ImageError::file("write", &path, e))?;
+            keys.push(path);
         }
         let mut options = Vec::new();
         if !keys.is_empty() {
@@ -139,7 +145,7 @@ impl MirrorSuite {
 
     /// Whether its lists can be checked against some key.
     pub(super) fn has_keys(&self, recipe: &AptRecipe) -> bool {
-        self.trusted || self.signed_by != SignedBy::Unsaid || Path::new(&recipe.keyring).is_file()
+        self.trusted || self.signed_by != SignedBy::Unsaid || recipe.own_key().is_some() || Path::new(&recipe.keyring).is_file()
     }
 }
 

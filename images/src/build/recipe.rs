@@ -22,6 +22,9 @@ const BUILT_IN: &[&str] = &[
 /// What recipes can have in common, by the name they call it.
 const COMMON: &[(&str, &str)] = &[("systemd", include_str!("../../recipes/common/systemd.yaml"))];
 
+/// Archive keys that come with the program, by name.
+const KEYS: &[(&str, &str)] = &[("ubuntu-archive-2018", include_str!("../../recipes/keys/ubuntu-archive-2018.asc"))];
+
 /// How to build one image.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,8 +79,15 @@ pub(super) struct AptRecipe {
     pub suite: String,
     /// The archive's keys, on the machine that builds.
     pub keyring: String,
-    /// The package that brings them.
+    /// The package that brings them, where there is one.
+    #[serde(default)]
     pub keyring_package: String,
+    /// Name of a key that comes with the program, for machines that have no such keyring.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// Whether /usr has to be merged by a hook, because the suite is older than packages that do it.
+    #[serde(default)]
+    pub merge_usr: bool,
     pub components: Vec<String>,
     /// Packages beyond the minimal base.
     pub packages: Vec<String>,
@@ -198,6 +208,14 @@ impl Recipe {
     }
 }
 
+impl AptRecipe {
+    /// The key that comes with the program, as armored text.
+    pub(super) fn own_key(&self) -> Option<&'static str> {
+        let name = self.key.as_ref()?;
+        KEYS.iter().find(|(known, _)| known == name).map(|(_, key)| *key)
+    }
+}
+
 impl Content {
     fn followed_by(mut self, other: Content) -> Content {
         self.enable.extend(other.enable);
@@ -243,6 +261,9 @@ mod tests {
             let templates = recipe.templates();
             for spec in metadata.templates.values() {
                 assert!(templates.contains_key(&spec.template), "{}: {}", recipe.name, spec.template);
+            }
+            if let Some(apt) = &recipe.apt {
+                assert_eq!(apt.key.is_some(), apt.own_key().is_some(), "{}", recipe.name);
             }
             for file in &recipe.content.files {
                 assert!(file.path.starts_with('/') && !file.path.contains(".."), "{}: {}", recipe.name, file.path);
