@@ -18,6 +18,7 @@ use std::time::Duration;
 use duet_sys::socket;
 use nix::unistd::ForkResult;
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Resource, Rlimit};
 
 use crate::protocol::{self, HandshakeEvent, HandshakeRequest, MAX_PACKET};
 use crate::step::{Step, StepError};
@@ -66,6 +67,10 @@ fn settle() -> Result<Option<OwnedFd>, StepError> {
     rustix::stdio::dup2_stdin(&null).step("replace the standard input")?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).step("protect memory")?;
     rustix::process::umask(Mode::empty());
+    // A descriptor for each client, and two for each program; what runs in the container gets bounds of its own.
+    let most = rustix::process::getrlimit(Resource::Nofile).maximum;
+    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most })
+        .step("raise the limit of open files")?;
     duet_sys::process::set_name(c"duet-monitor").step("set the process's name")?;
     Ok(Some(socket))
 }

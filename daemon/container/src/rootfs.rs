@@ -212,3 +212,39 @@ fn create(context: BorrowedFd<'_>, writable: bool, attributes: u64) -> Result<Ow
     fsconfig_create(context).map_err(overlay_error("create"))?;
     mount::finish(context, attributes).map_err(|source| RootError::Overlay { step: "fsmount", source })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Both ways of stacking give the same tree: the one for kernels that take detached layers, and the other.
+    #[test]
+    fn both_ways_of_stacking_agree() {
+        let dir = tempfile::tempdir().unwrap();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        for way in [stack_detached, |layers: &Layers, attributes| private::stack(layers, false, attributes)] {
+            for name in ["one", "two", "upper", "work"] {
+                let _ = fs::remove_dir_all(dir.path().join(name));
+                fs::create_dir(dir.path().join(name)).unwrap();
+            }
+            fs::write(dir.path().join("one/top"), "1").unwrap();
+            fs::write(dir.path().join("two/top"), "2").unwrap();
+            fs::write(dir.path().join("two/below"), "2").unwrap();
+            let open = |name: &str| open_layer(&dir.path().join(name), None, 0).unwrap();
+            let upper = open_upper(&dir.path().join("upper"), &dir.path().join("work"), None).unwrap();
+            let root = way(&Layers { lower: vec![open("one"), open("two")], upper: Some(upper) }, 0).unwrap();
+
+            let read = |name: &str| {
+                let fd = rustix::fs::openat(&root, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+                std::io::read_to_string(fs::File::from(fd)).unwrap()
+            };
+            assert_eq!((read("top").as_str(), read("below").as_str()), ("1", "2"));
+            rustix::fs::mkdirat(&root, "made", Mode::RWXU).unwrap();
+            rustix::fs::unlinkat(&root, "below", AtFlags::empty()).unwrap();
+            assert!(dir.path().join("upper/made").is_dir() && dir.path().join("two/below").exists());
+        }
+        assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts);
+    }
+}

@@ -8,11 +8,13 @@ use std::os::unix::ffi::OsStrExt;
 
 use duet_sys::process::{self, Namespaces};
 use duet_sys::pty;
+use rustix::fs::FileType;
 use rustix::thread::CapabilitySet;
 
 use super::link::{Link, Report};
+use crate::monitor::props;
 use crate::protocol::{ExecRequest, PtySize};
-use crate::spec::Rlimit;
+use crate::spec::{IdMap, Rlimit};
 use crate::step::{Step, StepError};
 
 /// What the child inherits from the monitor. Everything that allocates was prepared by the parent.
@@ -26,6 +28,7 @@ pub(crate) struct Plan<'a> {
     pub rlimits: &'a BTreeMap<String, Rlimit>,
     pub dropped: CapabilitySet,
     pub devpts: BorrowedFd<'a>,
+    pub idmap: Option<IdMap>,
     /// Standard input, output and error, unless a pty was asked for.
     pub stdio: Option<[OwnedFd; 3]>,
     pub program: Program,
@@ -117,9 +120,23 @@ fn enter(plan: &Plan<'_>) -> Result<(), StepError> {
     super::join_cgroups(&plan.tasks)?;
     super::reset_oom_score();
     super::set_rlimits(plan.rlimits, None)?;
+    give_pipes(plan)?;
     process::enter(plan.init, plan.namespaces).step("join the container")?;
     super::confine(plan.dropped)?;
     super::become_user(plan.program.uid, plan.program.gid)
+}
+
+/// Makes the program's user the owner of the pipes that are its standard descriptors: opening /dev/stdout means opening
+/// such a pipe anew, by its permissions (proc_pid_fd(5)). Files and terminals of the host stay as they are.
+fn give_pipes(plan: &Plan<'_>) -> Result<(), StepError> {
+    let (uid, gid) = props::host_ids(plan.idmap, plan.program.uid, plan.program.gid);
+    for fd in plan.stdio.iter().flatten() {
+        let stat = rustix::fs::fstat(fd).step("look at a standard descriptor")?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo {
+            rustix::fs::fchown(fd, Some(uid), Some(gid)).step("hand over a pipe")?;
+        }
+    }
+    Ok(())
 }
 
 /// Sets up the session and the standard descriptors.

@@ -158,7 +158,7 @@ impl Dev {
 }
 
 /// Ids of the container as the host sees them.
-fn host_ids(idmap: Option<IdMap>, uid: u32, gid: u32) -> (Uid, Gid) {
+pub(crate) fn host_ids(idmap: Option<IdMap>, uid: u32, gid: u32) -> (Uid, Gid) {
     let (base_uid, base_gid) = idmap.map_or((0, 0), |map| (map.host_base_uid, map.host_base_gid));
     (Uid::from_raw(base_uid.wrapping_add(uid)), Gid::from_raw(base_gid.wrapping_add(gid)))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use duet_sys::process::Namespaces;
 use duet_sys::{process, socket};
@@ -24,6 +24,9 @@ use crate::step::{Step, StepError};
 
 /// How many clients may be connected. The daemon needs a handful, and one for each program that runs.
 const CONNECTION_LIMIT: usize = 1024;
+
+/// How long no client is accepted after that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// A running container.
 pub(super) struct Running {
@@ -83,11 +86,14 @@ struct Server {
     connections: BTreeMap<u64, Connection>,
     tasks: BTreeMap<TaskId, Task>,
     next_id: u64,
+    /// When clients are accepted again, after that failed.
+    accept_from: Option<Instant>,
 }
 
 /// Serves until the container ends.
 pub(super) fn serve(running: Running) -> Result<(), StepError> {
-    let mut server = Server { running, connections: BTreeMap::new(), tasks: BTreeMap::new(), next_id: 1 };
+    let mut server =
+        Server { running, connections: BTreeMap::new(), tasks: BTreeMap::new(), next_id: 1, accept_from: None };
     while !server.turn()? {}
     server.end()
 }
@@ -139,7 +145,9 @@ impl Server {
         if let Some((client, flags)) = console.client {
             watch(Source::ConsoleClient, client, flags);
         }
-        watch(Source::Listener, self.running.listener.as_fd(), PollFlags::IN);
+        if self.accept_from.is_none_or(|from| from <= Instant::now()) {
+            watch(Source::Listener, self.running.listener.as_fd(), PollFlags::IN);
+        }
         watch(Source::Notify, self.running.notify.as_fd(), PollFlags::IN);
         watch(Source::Init, self.running.init.as_fd(), PollFlags::IN);
 
@@ -155,7 +163,8 @@ impl Server {
     /// How long nothing may happen until something is due.
     fn timeout(&self) -> Option<Timespec> {
         let tasks = self.tasks.values().filter(|task| task.link.is_some()).map(|task| task.deadline);
-        let due = tasks.chain(self.running.console.deadline()).min()?;
+        let accept = self.accept_from.filter(|from| *from > Instant::now());
+        let due = tasks.chain(self.running.console.deadline()).chain(accept).min()?;
         Timespec::try_from(due.saturating_duration_since(Instant::now())).ok()
     }
 
@@ -165,11 +174,21 @@ impl Server {
     }
 
     fn accept(&mut self) {
-        // A failure (no descriptors left) passes; the client is still in the queue then.
-        while let Ok(Some(socket)) = socket::accept(&self.running.listener) {
-            if self.connections.len() < CONNECTION_LIMIT {
-                let id = self.new_id();
-                self.connections.insert(id, Connection::new(socket));
+        loop {
+            match socket::accept(&self.running.listener) {
+                Ok(None) => return,
+                Ok(Some(socket)) if self.connections.len() < CONNECTION_LIMIT => {
+                    let id = self.new_id();
+                    self.connections.insert(id, Connection::new(socket));
+                }
+                // Closed at once.
+                Ok(Some(_)) => {}
+                Err(error) => {
+                    // No descriptors or memory left: clients wait in the queue, and the loop must not spin over them.
+                    eprintln!("duet-monitor: accept a client: {error}");
+                    self.accept_from = Some(Instant::now() + ACCEPT_PAUSE);
+                    return;
+                }
             }
         }
     }

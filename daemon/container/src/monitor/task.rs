@@ -87,6 +87,7 @@ impl Task {
                     rlimits: &running.rlimits,
                     dropped: running.dropped,
                     devpts: running.devpts.as_fd(),
+                    idmap: running.idmap,
                     stdio,
                     program,
                 }),

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use duet_container::client::ClientError;
 use duet_container::protocol::{ErrorKind, ExecRequest, ExecStatus, PtySize};
+use duet_container::spec::CgroupKind;
 
 use crate::support::{Container, DEADLINE, exit_status, request, wait_until};
 
@@ -19,6 +20,37 @@ fn output_error_and_status_are_apart() {
     let output = container.sh("kill -KILL $$");
     assert_eq!(output.status, ExecStatus::Signal(libc::SIGKILL));
     assert_eq!(output.status.shell_code(), 137);
+}
+
+#[test]
+fn the_standard_descriptors_can_be_opened_by_name() {
+    let container = Container::new().start();
+    assert_eq!(container.ok("echo by name > /dev/stdout"), "by name");
+    let mut ask = request(&["sh", "-c", "echo as user > /dev/stderr"]);
+    ask.uid = 1000;
+    ask.gid = 1000;
+    assert_eq!(container.run(ask).stderr, "as user\n");
+}
+
+/// As systemd does at its start: with a controller on for its children, the payload group may have no processes itself.
+#[test]
+fn programs_find_a_place_when_init_divides_its_group() {
+    let container = Container::new().start();
+    let payload = &container.spec.cgroups.iter().find(|dir| dir.kind == CgroupKind::V2).unwrap().path;
+    let group = payload.parent().unwrap();
+    let controllers = std::fs::read_to_string(group.join("cgroup.controllers")).unwrap();
+    let Some(controller) = controllers.split_whitespace().next() else {
+        eprintln!("skipped: the cgroup2 tree has no controller here");
+        return;
+    };
+    std::fs::write(group.join("cgroup.subtree_control"), format!("+{controller}")).unwrap();
+    let divide = format!(
+        "cd /sys/fs/cgroup && mkdir init && echo 1 > init/cgroup.procs && echo $$ > init/cgroup.procs && \
+         echo +{controller} > cgroup.subtree_control"
+    );
+    container.ok(&divide);
+    assert_eq!(container.ok("grep ^0:: /proc/self/cgroup"), "0::/exec");
+    assert_eq!(container.ok("grep ^0:: /proc/1/cgroup"), "0::/init");
 }
 
 #[test]

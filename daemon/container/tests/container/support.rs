@@ -180,6 +180,10 @@ impl Drop for Container {
             let group = dir.path.parent().unwrap();
             assert!(group.ends_with(&self.cgroup_name));
             let gone = || {
+                // Groups that the container or the monitor made within its own.
+                for inner in fs::read_dir(&dir.path).into_iter().flatten().flatten() {
+                    let _ = fs::remove_dir(inner.path());
+                }
                 let _ = fs::remove_dir(&dir.path);
                 fs::remove_dir(group).is_ok() || !group.exists()
             };
