@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use super::context::Context;
 use super::output::print;
 use super::parse::required_name;
-use super::streams::{drain, receive_all, send_all, send_control};
+use super::streams::{End, drain, receive_all, send_all, send_control};
 use super::terminal::{self, RawMode};
 use crate::Url;
 use crate::api::{InstanceConsolePost, SessionControl};
@@ -85,7 +85,7 @@ async fn attach_with(context: &Context, instance: &str, force: bool) -> anyhow::
     let stream = streams.into_iter().next().context("the session has no stream")?;
     let (sender, receiver) = stream.split();
     let (forward, forwarded) = mpsc::channel(4);
-    tokio::spawn(send_all(sender, forwarded));
+    tokio::spawn(send_all(sender, forwarded, End::Untold));
     let mut output = std::pin::pin!(receive_all(receiver, tokio::io::stdout()));
     let mut detach = std::pin::pin!(pass_until_detached(terminal::stdin_chunks(), forward));
     let ended = loop {

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::context::Context;
 use super::parse::{key_value, required_name};
-use super::streams::{Sender, drain, receive_all, send_all, send_control};
+use super::streams::{End, Sender, drain, receive_all, send_all, send_control};
 use super::terminal::{self, RawMode};
 use crate::api::{InstanceExecPost, SessionControl};
 use crate::http::{Error, Session};
@@ -126,6 +126,7 @@ async fn run(context: &Context, instance: &str, command: Vec<String>, how: How) 
     let mut environment: BTreeMap<String, String> =
         std::env::var("TERM").ok().map(|value| ("TERM".to_owned(), value)).into_iter().collect();
     environment.extend(how.env);
+    let program = command.first().cloned().unwrap_or_default();
     let request = InstanceExecPost {
         command,
         wait_for_websocket: true,
@@ -144,7 +145,7 @@ async fn run(context: &Context, instance: &str, command: Vec<String>, how: How) 
     let raw = if interactive { RawMode::enter().context("cannot set the terminal up")? } else { None };
     let result = attend(context, session, interactive, how.disable_stdin, signals).await;
     drop(raw);
-    exit_status(result)
+    exit_status(&program, result)
 }
 
 /// Moves everything between the session and the user until the command has ended.
@@ -165,7 +166,7 @@ async fn attend(
         match (index, input.take()) {
             (0, Some(input)) => {
                 // Ends with the runtime: the command may end long before its input does.
-                tokio::spawn(send_all(sender, input));
+                tokio::spawn(send_all(sender, input, if interactive { End::Typed } else { End::Closed }));
                 if interactive {
                     outputs.push(tokio::spawn(receive_all(receiver, tokio::io::stdout())));
                 } else {
@@ -195,16 +196,16 @@ async fn attend(
 }
 
 /// The command's exit status as our own; what the daemon refuses because of the command itself has one as well.
-fn exit_status(result: anyhow::Result<i64>) -> anyhow::Result<u8> {
+fn exit_status(program: &str, result: anyhow::Result<i64>) -> anyhow::Result<u8> {
     match result {
         Ok(status) => Ok(u8::try_from(status).unwrap_or(255)),
         Err(error) => match error.downcast_ref::<Error>() {
             Some(Error::Failed { message, .. }) if message.to_lowercase().contains("command not found") => {
-                eprintln!("Error: {message}");
+                eprintln!("Error: {program}: {message}");
                 Ok(127)
             }
             Some(Error::Failed { message, .. }) if message.to_lowercase().contains("not executable") => {
-                eprintln!("Error: {message}");
+                eprintln!("Error: {program}: {message}");
                 Ok(126)
             }
             _ => Err(error),

@@ -17,15 +17,31 @@ pub(crate) type Sender = SplitSink<WebSocket, Message>;
 /// The half that receives.
 pub(crate) type Receiver = SplitStream<WebSocket>;
 
-/// Sends chunks as binary frames, and an empty text frame, which marks the end, after the last one. A daemon that no
-/// longer listens ends it early: the command has closed its input, or is gone.
-pub(crate) async fn send_all(mut sender: Sender, mut chunks: mpsc::Receiver<Bytes>) {
+/// How the end of the input is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// By an empty text frame: the command finds its input closed.
+    Closed,
+    /// By the character that a terminal's user types for it (ctrl+d). Closing a terminal would hang the command up.
+    Typed,
+    /// Not at all: a console has no end of input.
+    Untold,
+}
+
+/// Sends chunks as binary frames, then the end. A daemon that no longer listens ends it early: the command has closed
+/// its input, or is gone.
+pub(crate) async fn send_all(mut sender: Sender, mut chunks: mpsc::Receiver<Bytes>, end: End) {
     while let Some(chunk) = chunks.recv().await {
         if sender.send(Message::Binary(chunk)).await.is_err() {
             return;
         }
     }
-    let _ = sender.send(Message::Text("".into())).await;
+    let last = match end {
+        End::Closed => Message::Text("".into()),
+        End::Typed => Message::Binary(Bytes::from_static(b"\x04")),
+        End::Untold => return,
+    };
+    let _ = sender.send(last).await;
 }
 
 /// Writes what comes until the end is marked or the websocket closes. Where the output cannot be written any more

@@ -14,12 +14,13 @@ use hyper::body::Incoming;
 use tokio::io::AsyncWriteExt as _;
 
 use super::Remote;
+use crate::api::FileKind;
 use crate::cli::context::Context;
 use crate::http::{FileContent, RemoteFile};
 
 /// Copy files out of an instance
 ///
-/// Modes are kept; the files are yours. "-" as the target is standard output.
+/// Modes are kept; the files are yours. "-" as the target is standard output. Directories always go below the target.
 #[derive(Debug, Args)]
 pub(crate) struct Pull {
     /// INSTANCE/PATH
@@ -60,26 +61,35 @@ impl Pull {
                 to_stdout(context, &remote).await?;
                 continue;
             }
-            let local = match (into_directory, remote.name()) {
-                (true, Some(name)) => target.join(name),
-                (true, None) => target.join(&remote.instance),
-                (false, _) => target.to_owned(),
-            };
-            self.pull(context, &remote, &local).await?;
+            let name = remote.name().unwrap_or(&remote.instance).to_owned();
+            if into_directory {
+                self.pull(context, &remote, &target.join(name), false).await?;
+            } else if self.recursive && self.is_directory(context, &remote).await? {
+                // A directory always goes below the target, as Incus has it.
+                make_directory(target, false)?;
+                self.pull(context, &remote, &target.join(name), false).await?;
+            } else {
+                self.pull(context, &remote, target, true).await?;
+            }
         }
         Ok(())
     }
 
-    async fn pull(&self, context: &Context, remote: &Remote, local: &Path) -> anyhow::Result<()> {
+    async fn is_directory(&self, context: &Context, remote: &Remote) -> anyhow::Result<bool> {
+        Ok(matches!(remote.stat(context).await?, Some((FileKind::Directory, _, _))))
+    }
+
+    /// Pulls what is at `remote` to `local`. Only with `named`, when `local` is what the user wrote, may a link stand
+    /// there: any other may have been made by this very pull.
+    async fn pull(&self, context: &Context, remote: &Remote, local: &Path, named: bool) -> anyhow::Result<()> {
         let mut pending: Vec<(Remote, PathBuf)> = vec![(remote.clone(), local.to_owned())];
-        let mut first = true;
+        let mut follow = named;
         while let Some((from, to)) = pending.pop() {
             let file = open(context, &from).await?;
             let mode = file.owner.mode;
             match file.content {
                 FileContent::File(body) => {
-                    // A link at the end of the path that the user gave is theirs; deeper ones are not followed.
-                    save(body, &to, !first).await?;
+                    save(body, &to, !follow).await?;
                     set_mode(&to, mode)?;
                 }
                 FileContent::Symlink(link) => make_link(&link, &to)?,
@@ -87,7 +97,7 @@ impl Pull {
                     if !self.recursive {
                         bail!("{from} is a directory (--recursive pulls it)");
                     }
-                    make_directory(&to, !first)?;
+                    make_directory(&to, !follow)?;
                     for name in names {
                         if name.is_empty() || name == "." || name == ".." || name.contains('/') {
                             bail!("{from} has an entry with the impossible name {name:?}; nothing of it was pulled");
@@ -97,7 +107,7 @@ impl Pull {
                     set_mode(&to, mode.map(|mode| mode | 0o700))?;
                 }
             }
-            first = false;
+            follow = false;
         }
         Ok(())
     }

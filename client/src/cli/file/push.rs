@@ -18,7 +18,8 @@ const CHUNK: usize = 128 * 1024;
 
 /// Copy files into an instance
 ///
-/// Modes and owners are those of the sources unless given. "-" as the source is standard input.
+/// Modes and owners are those of the sources unless given. "-" as the source is standard input. Directories always go
+/// below the target.
 #[derive(Debug, Args)]
 pub(crate) struct Push {
     /// The sources
@@ -46,10 +47,11 @@ impl Push {
         let many = self.sources.len() > 1;
         let existing = target.stat(context).await?.map(|(kind, _, _)| kind);
         let into_directory = many || self.target.ends_with('/') || matches!(existing, Some(FileKind::Directory));
+        let sources_are_directories = self.recursive && self.sources.iter().any(|source| Path::new(source).is_dir());
         if self.create_dirs {
             // Whose directories these are, no source says.
             make_parents(context, &target, FileOwner::default()).await?;
-            if into_directory {
+            if into_directory || sources_are_directories {
                 target.ensure_directory(context, FileOwner::default()).await?;
             }
         }
@@ -62,7 +64,9 @@ impl Push {
                 continue;
             }
             let path = Path::new(source);
-            let to = if into_directory { target.join(&local_base(path)?) } else { target.clone() };
+            // A directory always goes below the target, as Incus has it.
+            let below = into_directory || (self.recursive && path.is_dir());
+            let to = if below { target.join(&local_base(path)?) } else { target.clone() };
             self.push(context, path, &to).await?;
         }
         Ok(())

@@ -22,7 +22,9 @@ pub(crate) fn from_yaml<T: DeserializeOwned + Default>(text: &str) -> anyhow::Re
     if text.trim().is_empty() {
         return Ok(T::default());
     }
-    let mut value: Value = serde_saphyr::from_str(text).context("this is not valid YAML")?;
+    // As YAML 1.2 and Go have it: `user.x: y` is the letter and not a truth value.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let mut value: Value = serde_saphyr::from_str_with_options(text, options).context("this is not valid YAML")?;
     textual_maps(&mut value);
     serde_json::from_value(value).context("this YAML does not have the expected shape")
 }
@@ -58,11 +60,11 @@ mod tests {
 
     #[test]
     fn scalars_in_config_become_text() {
-        let text =
-            "config:\n  limits.cpu: 2\n  security.nesting: true\ndevices:\n  e:\n    mtu: 1400\nephemeral: true\n";
+        let text = "config:\n  limits.cpu: 2\n  security.nesting: true\n  user.x: y\n  user.off: off\ndevices:\n  e:\n    mtu: 1400\nephemeral: true\n";
         let put: InstancePut = from_yaml(text).unwrap();
         assert_eq!(put.config["limits.cpu"], "2");
         assert_eq!(put.config["security.nesting"], "true");
+        assert_eq!((put.config["user.x"].as_str(), put.config["user.off"].as_str()), ("y", "off"));
         assert_eq!(put.devices["e"]["mtu"], "1400");
         assert!(put.ephemeral);
     }
