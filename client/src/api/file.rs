@@ -17,6 +17,8 @@ pub const HEADER_MODE: &str = "x-incus-mode";
 pub const HEADER_TYPE: &str = "x-incus-type";
 /// On upload "overwrite" (the default) or "append".
 pub const HEADER_WRITE: &str = "x-incus-write";
+/// On deletion "true" for directories with all that is in them.
+pub const HEADER_FORCE: &str = "x-incus-force";
 /// When the file was last changed, as Go's `time.String` prints it.
 pub const HEADER_MODIFIED: &str = "x-incus-modified";
 

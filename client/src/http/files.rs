@@ -7,7 +7,7 @@ use http_body_util::{BodyDataStream, BodyExt as _};
 use hyper::body::Incoming;
 
 use super::{Body, Client, Error, Url, empty_body};
-use crate::api::{self, FileKind, HEADER_GID, HEADER_MODE, HEADER_MODIFIED, HEADER_TYPE, HEADER_UID, HEADER_WRITE};
+use crate::api::{self, FileKind, HEADER_FORCE, HEADER_GID, HEADER_MODE, HEADER_MODIFIED, HEADER_TYPE, HEADER_UID, HEADER_WRITE};
 
 /// Who owns a file inside the instance and what may be done with it. On upload, `None` leaves the choice to the
 /// daemon: owner 0, mode 0644 (0755 for directories), and an existing file keeps what it has.
@@ -132,9 +132,13 @@ impl Client {
         Ok(())
     }
 
-    /// Deletes a file or an empty directory.
-    pub async fn file_delete(&self, instance: &str, path: &str) -> Result<(), Error> {
-        self.delete(&files_url(instance, path)).await?;
+    /// Deletes a file or an empty directory; with `force`, a directory with all that is in it.
+    pub async fn file_delete(&self, instance: &str, path: &str, force: bool) -> Result<(), Error> {
+        let mut headers = HeaderMap::new();
+        if force {
+            headers.insert(HEADER_FORCE, HeaderValue::from_static("true"));
+        }
+        self.upload(Method::DELETE, &files_url(instance, path), headers, empty_body()).await?;
         Ok(())
     }
 }

@@ -7,9 +7,9 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use duet_client::api::{
-    FileKind, HEADER_GID, HEADER_MODE, HEADER_MODIFIED, HEADER_TYPE, HEADER_UID, HEADER_WRITE,
+    FileKind, HEADER_FORCE, HEADER_GID, HEADER_MODE, HEADER_MODIFIED, HEADER_TYPE, HEADER_UID, HEADER_WRITE,
 };
-use duet_container::files::{self, Changes, Owner, Stat, WriteOptions};
+use duet_container::files::{self, Changes, Handle, OpenFlags, Owner, Stat, WriteOptions};
 use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -120,21 +120,34 @@ pub(super) async fn get(State(app): State<App>, Path(name): Path<String>, Query(
             Ok((headers, target.into_os_string().into_vec()).into_response())
         }
         FileKind::File => {
+            // What the name led to a moment ago says nothing about what is opened now.
+            let (opened, files, path) = blocking(move || -> Result<_> {
+                let flags = OpenFlags { read: true, ..OpenFlags::default() };
+                let opened = files.session.open(&path, flags, 0, Owner::default()).map_err(|e| failure(&e))?;
+                Ok((opened, files, path))
+            })
+            .await?;
+            let mut headers = describe(&opened.stat, kind)?;
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(stat.size));
-            Ok(stream(headers, files, path, stat.size))
+            // What the kernel makes up when it is read, as in /proc, says of itself that it is empty.
+            let size = Some(opened.stat.size).filter(|size| *size > 0);
+            if let Some(size) = size {
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
+            }
+            Ok(stream(headers, files, opened.handle, path, size))
         }
     }
 }
 
-/// Sends exactly as many bytes as were announced: a file that grows meanwhile is cut, one that shrinks breaks off.
-fn stream(headers: HeaderMap, mut files: Files, path: String, size: u64) -> Response {
+/// Sends exactly as many bytes as were announced: a file that grows meanwhile is cut, one that shrinks breaks off. Where
+/// none were, sends all there are.
+fn stream(headers: HeaderMap, mut files: Files, handle: Handle, path: String, size: Option<u64>) -> Response {
     let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(IN_FLIGHT);
     tokio::task::spawn_blocking(move || {
-        let mut out = Announced { sender, left: size };
-        if let Err(error) = files.session.read_to(&path, &mut out) {
+        let mut out = Announced { sender, left: size.unwrap_or(u64::MAX) };
+        if let Err(error) = files.session.read_handle_to(handle, std::path::Path::new(&path), &mut out) {
             let _ = out.sender.blocking_send(Err(io::Error::other(error.to_string())));
-        } else if out.left > 0 {
+        } else if size.is_some() && out.left > 0 {
             let _ = out.sender.blocking_send(Err(io::Error::other("the file became shorter while it was read")));
         }
     });
@@ -311,15 +324,25 @@ async fn upload(mut files: Files, path: String, wanted: Wanted, body: Body) -> R
     writing.await?
 }
 
-pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>, Query(query): Query<Where>) -> Answer {
+pub(super) async fn delete(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(query): Query<Where>,
+    headers: HeaderMap,
+) -> Answer {
     let path = query.path()?;
+    let force = match headers.get(HEADER_FORCE).map(|value| value.to_str().unwrap_or_default()) {
+        None | Some("" | "0" | "false") => false,
+        Some("1" | "true") => true,
+        Some(other) => return Err(Error::invalid(format!("{HEADER_FORCE}: \"{other}\" is neither true nor false"))),
+    };
     let mut files = open(&app, &name).await?;
     blocking(move || {
         let stat = files.session.lstat(&path).map_err(|e| failure(&e))?;
-        let gone = if stat.kind == files::FileKind::Directory {
-            files.session.rmdir(&path)
-        } else {
-            files.session.remove(&path)
+        let gone = match stat.kind {
+            files::FileKind::Directory if force => files.session.remove_tree(&path, |_| true).map(|_| ()),
+            files::FileKind::Directory => files.session.rmdir(&path),
+            _ => files.session.remove(&path),
         };
         gone.map_err(|e| failure(&e))
     })

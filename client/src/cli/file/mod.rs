@@ -175,7 +175,7 @@ impl Create {
             if !self.force {
                 bail!("{remote} exists already (--force replaces it)");
             }
-            context.client.file_delete(&remote.instance, &remote.path).await?;
+            context.client.file_delete(&remote.instance, &remote.path, false).await?;
         }
         Ok(remote.put(context, kind, self.owner.or(FileOwner::default()), body).await?)
     }
@@ -187,11 +187,8 @@ pub(crate) struct Delete {
     /// INSTANCE/PATH
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<String>,
-    /// Directories with all that is in them; and no complaint about what is not there
-    #[arg(short, long)]
-    recursive: bool,
-    /// No complaint about what is not there
-    #[arg(short, long)]
+    /// Directories with all that is in them, and no complaint about what is not there
+    #[arg(short, long, visible_short_alias = 'r', visible_alias = "recursive")]
     force: bool,
 }
 
@@ -199,42 +196,14 @@ impl Delete {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         for path in &self.paths {
             let remote = Remote::parse(path)?;
-            let result = if self.recursive {
-                delete_tree(context, &remote).await
-            } else {
-                context.client.file_delete(&remote.instance, &remote.path).await.map_err(anyhow::Error::from)
-            };
-            let missing = |error: &anyhow::Error| error.downcast_ref().is_some_and(Error::is_not_found);
+            let result = context.client.file_delete(&remote.instance, &remote.path, self.force).await;
             match result {
-                Err(error) if !(self.force && missing(&error)) => {
-                    return Err(error.context(format!("cannot delete {remote}")));
-                }
-                _ => {}
+                Err(error) if self.force && error.is_not_found() => {}
+                result => result.with_context(|| format!("cannot delete {remote}"))?,
             }
         }
         Ok(())
     }
-}
-
-/// Deletes a directory with all that is in it: depth first, links not followed.
-async fn delete_tree(context: &Context, root: &Remote) -> anyhow::Result<()> {
-    // Directories are visited twice: to find what is in them, and when that is gone.
-    let mut pending = vec![(root.clone(), false)];
-    while let Some((remote, emptied)) = pending.pop() {
-        if !emptied {
-            let content = context.client.file_get(&remote.instance, &remote.path).await?.content;
-            if let FileContent::Directory(names) = content
-                && !names.is_empty()
-            {
-                let children: Vec<_> = names.iter().map(|name| (remote.join(name), false)).collect();
-                pending.push((remote, true));
-                pending.extend(children);
-                continue;
-            }
-        }
-        context.client.file_delete(&remote.instance, &remote.path).await?;
-    }
-    Ok(())
 }
 
 /// Edit a file in an instance with your editor, or replace it by what is piped in
