@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::expand;
+use super::{expand, templates};
 use super::slot::Held;
 use crate::app::App;
 use crate::config::{InstanceSettings, NameKind, validate_name};
@@ -70,8 +70,14 @@ pub async fn rename(app: &App, held: &Held, name: &str, new: &str) -> Result<()>
     let reserved = app.instances.reserve(app, new)?;
     let expanded = expand::find(app, name)?;
     let (id, chosen) = (held.slot().id(), new.to_owned());
+    // What the first start is still to apply says the name as well.
+    let due = (!expanded.row.config.contains_key(templates::DUE))
+        .then(|| vec![(templates::DUE.to_owned(), Some("rename".to_owned()))]);
     app.inventory
-        .write(move |tx| inventory::instances::rename(tx, id, &chosen))
+        .write(move |tx| {
+            inventory::instances::rename(tx, id, &chosen)?;
+            due.map_or(Ok(()), |due| inventory::instances::patch_config(tx, id, &due))
+        })
         .await
         .map_err(|e| super::create::refused(e, new))?;
     drop(reserved);

@@ -120,7 +120,9 @@ async fn ask(live: &Arc<Live>, how: How) -> Result<()> {
 
 /// Waits until init has set itself up to be asked. Before that, the kernel drops signals to it: an init, alone among
 /// processes, is not ended by what it does not handle (pid_namespaces(7)). Some inits block the signals and read them
-/// from a descriptor, others handle them; /proc/pid/status (proc_pid_status(5)) shows both.
+/// from a descriptor, others handle them; /proc/pid/status (proc_pid_status(5)) shows both. Those that wait for blocked
+/// signals by sigtimedwait(2), as busybox does, have them unblocked while they wait; that call shows in
+/// /proc/pid/syscall (proc_pid_syscall(5)).
 async fn listens(live: &Live, deadline: Instant) {
     /// The signals that inits are stopped by: SIGRTMIN+3 of systemd, SIGUSR2 of busybox, SIGPWR of others.
     const STOP_SIGNALS: u64 = 1 << (37 - 1) | 1 << (libc::SIGUSR2 - 1) | 1 << (libc::SIGPWR - 1);
@@ -131,11 +133,17 @@ async fn listens(live: &Live, deadline: Instant) {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
             line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
         };
-        if (mask("SigBlk:") | mask("SigCgt:")) & STOP_SIGNALS != 0 {
+        if (mask("SigBlk:") | mask("SigCgt:")) & STOP_SIGNALS != 0 || waits_for_signals(live.init_pid) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Whether a process is in sigtimedwait(2).
+fn waits_for_signals(pid: u32) -> bool {
+    let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    call.split(' ').next().and_then(|number| number.parse().ok()) == Some(libc::SYS_rt_sigtimedwait)
 }
 
 async fn kill(live: &Arc<Live>) -> Result<()> {
