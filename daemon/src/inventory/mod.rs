@@ -18,6 +18,8 @@ pub mod snapshots;
 pub mod warnings;
 
 use std::collections::BTreeMap;
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError, mpsc};
 
@@ -64,6 +66,14 @@ pub enum Error {
         /// The newest version known here.
         known: usize,
     },
+    /// The file could not be made.
+    #[error("cannot write the inventory {path}: {source}")]
+    Create {
+        /// The database file.
+        path: String,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// A migration failed; the file is as it was.
     #[error("the inventory {path} could not be migrated: {reason}")]
     Migrate {
@@ -94,6 +104,7 @@ impl Inventory {
     /// # Errors
     /// [`Error::Newer`] for a file of a newer Duet, [`Error::Migrate`] where a migration fails, else SQLite's own.
     pub fn open(path: &Path) -> Result<Self> {
+        keep_private(path)?;
         let mut writer = connect(path)?;
         migrate::run(&mut writer, path)?;
         let reader = connect(path)?;
@@ -172,6 +183,14 @@ impl Inventory {
         })
         .await
     }
+}
+
+/// Makes the file, if need be, so that nobody but its owner can read what instances are configured with. The files
+/// that SQLite puts beside it take over its mode.
+fn keep_private(path: &Path) -> Result<()> {
+    let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    made.and_then(|file| file.set_permissions(Permissions::from_mode(0o600)))
+        .map_err(|source| Error::Create { path: path.display().to_string(), source })
 }
 
 fn connect(path: &Path) -> Result<Connection> {

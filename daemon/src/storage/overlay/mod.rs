@@ -29,6 +29,7 @@ use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use duet_sys::tree;
@@ -66,7 +67,11 @@ pub(super) struct Overlay {
 impl Overlay {
     /// Makes the pool's directories and tries whether overlayfs works in them.
     pub(super) fn create(directory: &Path) -> Result<Self> {
-        fs::create_dir_all(directory).map_err(|e| Error::io("create", directory)(errno(&e)))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(directory)
+            .map_err(|e| Error::io("create", directory)(errno(&e)))?;
         let directory = directory.canonicalize().map_err(|e| Error::io("resolve", directory)(errno(&e)))?;
         let root = open_directory(&directory)?;
         for name in ["images", "layers", "tmp", "empty"] {
