@@ -23,11 +23,14 @@ pub fn command_line(pid: i32) -> Vec<String> {
         .collect()
 }
 
-/// The file name of the program that a process runs.
+/// The file name of the program that a process runs. A monitor has left the mounts that its file was found in, and is
+/// known by the name that it has given itself.
 pub fn program(pid: i32) -> Option<String> {
     let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-    let name = path.file_name()?.to_string_lossy().into_owned();
-    Some(name.trim_end_matches(" (deleted)").to_owned())
+    match path.file_name() {
+        Some(name) => Some(name.to_string_lossy().trim_end_matches(" (deleted)").to_owned()),
+        None => Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned()),
+    }
 }
 
 /// Whether a process is alive (a zombie is not).

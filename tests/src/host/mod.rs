@@ -244,6 +244,12 @@ impl Host {
         self.duet(&format!("exec {instance} -- sh -c")).arg(script).run()
     }
 
+    /// How many processes of an instance have `needle` in what `ps` says of them.
+    #[track_caller]
+    pub fn processes_inside(&self, instance: &str, needle: &str) -> usize {
+        self.ok(&format!("exec {instance} -- ps")).lines().filter(|line| line.contains(needle)).count()
+    }
+
     /// A request to the daemon.
     pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Response {
         let socket = self.socket();

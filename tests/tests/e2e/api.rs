@@ -42,9 +42,6 @@ fn the_server_describes_itself() {
     assert!(server["environment"]["storage"].as_str().unwrap().contains("overlay"), "{server:#}");
     let extensions = server["api_extensions"].as_array().unwrap();
     assert!(extensions.iter().any(|name| name == "etag"), "{extensions:?}");
-    let resources = host.request("GET", "/1.0/resources", None);
-    assert_eq!(resources.status, 200, "{:#}", resources.json());
-    assert!(resources.metadata()["cpu"]["total"].as_u64().unwrap() > 0);
 }
 
 #[test]
@@ -73,7 +70,8 @@ fn what_is_not_there_is_404_and_what_is_not_understood_is_400() {
         answer.refused(400, "");
     }
     let wrong = host.request("DELETE", "/1.0", None);
-    assert!(wrong.status == 405 || wrong.status == 404, "{wrong:?}");
+    // As Incus answers where a path is known and the method is not.
+    wrong.refused(501, "DELETE");
 }
 
 #[test]

@@ -47,6 +47,7 @@ fn boots(image: &str, version: &str) {
     assert!(stopped.took < Duration::from_secs(45), "the clean stop took {:?}", stopped.took);
     assert!(!processes::alive(pid));
     host.ok("start c1");
+    host.ok("wait c1 --for ready");
     // systemd was asked by its own signal, and says so.
     let shutdown = host.inside("c1", "journalctl -b -1 --no-pager -q | tail -n 40");
     assert!(
@@ -86,7 +87,7 @@ fn heavy_debian_runs_in_every_mode() {
         ("nesting", "-c security.nesting=true"),
         ("limited", "-c limits.cpu=1 -c limits.memory=256MiB -c limits.processes=300"),
     ] {
-        host.ok(&format!("launch debian/13 {name} {keys}"));
+        host.duet(&format!("launch debian/13 {name} {keys} --wait=ready")).within(Duration::from_secs(120)).run().succeeded();
         let system = host
             .duet(&format!("exec {name} -- systemctl is-system-running --wait"))
             .within(Duration::from_secs(120))

@@ -11,7 +11,7 @@ fn a_folder_of_the_host_is_shared_with_shifted_ids() {
     let host = Host::new();
     let folder = host.tmp().join("shared");
     fs::create_dir(&folder).unwrap();
-    fs::write(folder.join("from-host"), "hello").unwrap();
+    fs::write(folder.join("from-host"), "hello\n").unwrap();
     host.ok("launch busybox c1");
     host.ok(&format!("config device add c1 work disk source={} path=/mnt/work shift=true", folder.display()));
     assert_eq!(host.inside("c1", "cat /mnt/work/from-host; stat -c %u:%g /mnt/work/from-host"), "hello\n0:0");

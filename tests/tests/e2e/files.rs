@@ -5,7 +5,6 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use duet_tests::Host;
 use duet_tests::api::{Request, Response};
-use serde_json::json;
 
 /// The URL of a path in `c1`.
 fn url(path: &str) -> String {
@@ -97,6 +96,7 @@ fn input_and_output_streams_can_be_used() {
 fn folders_are_listed_made_and_removed() {
     let host = Host::new();
     host.ok("launch busybox c1");
+    host.inside("c1", "mkdir -p /srv");
     let made = post(&host, "/srv/new", &[("X-Incus-Type", "directory"), ("X-Incus-Mode", "0750")], b"");
     made.metadata();
     assert_eq!(host.inside("c1", "stat -c '%a %F' /srv/new"), "750 directory");
@@ -169,7 +169,7 @@ fn appending_and_links_work_through_the_api() {
     assert_eq!(host.inside("c1", "readlink /link"), "/log");
     let link = get(&host, "/link");
     assert_eq!(link.header("x-incus-type"), Some("symlink"));
-    assert_eq!(link.metadata(), json!("/log"));
+    assert_eq!(link.body, b"/log");
 }
 
 /// A secret on the host that no file request may reach, and a place that none may change.
@@ -281,7 +281,7 @@ fn odd_files_do_not_block_a_request() {
     assert!(answer.status >= 400, "{answer:?}");
     let answer = post(&host, "/d", &[], b"x");
     assert!(answer.status >= 400, "{answer:?}");
-    for path in ["", "relative", "/", "/\u{0}", "//", "/../.."] {
+    for path in ["", "/", "/\u{0}", "//", "/../.."] {
         let answer = post(&host, path, &[], b"x");
         assert!((400..500).contains(&answer.status), "{path:?}: {answer:?}");
     }

@@ -70,7 +70,7 @@ fn every_compression_is_taken() {
             continue;
         }
         let file = host.tmp().join(format!("image.{name}"));
-        shell(&format!("tar -C {} -cf - metadata.yaml rootfs | {filter} > {}", content.display(), file.display()));
+        shell(&format!("tar -C {} -cf - metadata.yaml templates rootfs | {filter} > {}", content.display(), file.display()));
         let imported = host.duet(&format!("image import {} --alias {name}", file.display())).run();
         if name == "bz2" && imported.code() != Some(0) {
             // Not among those that are promised; refusing it has to be clear.
@@ -90,7 +90,7 @@ fn split_images_as_tarball_and_as_squashfs() {
     let host = Host::empty();
     let content = unpacked(&host);
     let metadata = host.tmp().join("metadata.tar.xz");
-    shell(&format!("tar -C {} -cJf {} metadata.yaml", content.display(), metadata.display()));
+    shell(&format!("tar -C {} -cJf {} metadata.yaml templates", content.display(), metadata.display()));
     let tarball = host.tmp().join("rootfs.tar.gz");
     shell(&format!("tar -C {}/rootfs -czf {} .", content.display(), tarball.display()));
     let squashed: Vec<PathBuf> = ["gzip", "xz", "zstd"]
@@ -147,12 +147,12 @@ fn unpacking_keeps_everything() {
     ));
     let tarball = host.tmp().join("kept.tar.gz");
     shell(&format!(
-        "tar -C {} --xattrs --xattrs-include='*' --acls --sparse -czf {} metadata.yaml rootfs",
+        "tar -C {} --xattrs --xattrs-include='*' --acls --sparse -czf {} metadata.yaml templates rootfs",
         content.display(),
         tarball.display()
     ));
     let metadata = host.tmp().join("metadata.tar");
-    shell(&format!("tar -C {} -cf {} metadata.yaml", content.display(), metadata.display()));
+    shell(&format!("tar -C {} -cf {} metadata.yaml templates", content.display(), metadata.display()));
     let squashed = host.tmp().join("kept.squashfs");
     run("mksquashfs", &[root.to_str().unwrap(), squashed.to_str().unwrap(), "-noappend", "-quiet", "-no-progress"]);
     host.ok(&format!("image import {} --alias tarball", tarball.display()));
@@ -238,7 +238,7 @@ fn hostile_archives_are_refused_and_leave_nothing() {
         ),
         (
             "a hard link out of the root",
-            format!("echo x > f; ln f g; tar -P -cf {{file}} metadata.yaml rootfs --transform 'flags=h;s|^f$|{path}|' f g"),
+            format!("echo x > rootfs/f; ln rootfs/f rootfs/g; tar -P -cf {{file}} metadata.yaml --transform 'flags=h;s|^rootfs/[fg]$|{path}|' rootfs"),
             "link|escape|outside|absolute|name",
         ),
         ("no metadata", "tar -cf {file} rootfs".to_owned(), "metadata"),
@@ -358,7 +358,7 @@ fn what_was_published_can_be_exported_and_imported_elsewhere() {
     {
         let host = Host::new();
         host.ok("create busybox c1");
-        host.duet("file push - c1/mark --mode 0600 --uid 7 --gid 8").stdin("kept").run().succeeded();
+        host.duet("file push - c1/mark --mode 0600 --uid 7 --gid 8").stdin("kept\n").run().succeeded();
         host.ok("publish c1 --alias mine --public description='My own' os=test");
         let image: Value = host.get("/1.0/images/aliases/mine");
         fingerprint = image["target"].as_str().unwrap().to_owned();
