@@ -57,9 +57,7 @@ pub(super) async fn put(
     let expanded = expand::find(&app, &name)?;
     if !body.restore.is_empty() {
         let snapshot = snapshot_name(&name, &body.restore).to_owned();
-        if app.inventory.snapshot(expanded.row.id, &snapshot)?.is_none() {
-            return Err(Error::not_found(format!("Instance \"{name}\" has no snapshot \"{snapshot}\"")));
-        }
+        snapshot::find(&app, &expanded.row, &snapshot)?;
         let plan = Plan::new("Restoring snapshot").instance(&name);
         let operation = spawn(&app, plan, name, Request::Restore, async move |app, held, name| {
             snapshot::restore(&app, &held, &name, &snapshot).await

@@ -39,10 +39,7 @@ impl Publication {
         let pool = app.pools.get(&expanded.row.pool)?;
         match wanted {
             Some(wanted) => {
-                let found = app.inventory.snapshot(expanded.row.id, wanted)?;
-                let found = found.ok_or_else(|| {
-                    Error::not_found(format!("Instance \"{instance}\" has no snapshot \"{wanted}\""))
-                })?;
+                let found = snapshot::find(app, &expanded.row, wanted)?;
                 let root = pool.snapshot_root(&found.volume)?;
                 Ok(Self { expanded, root, compress, _held: None })
             }

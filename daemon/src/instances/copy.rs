@@ -8,7 +8,7 @@ use super::create::{self, Draft};
 use super::expand;
 use super::lifecycle::{Observed, Request};
 use super::slot::Slot;
-use super::snapshot::{frozen_while, split};
+use super::snapshot::{self, frozen_while, split};
 use crate::app::App;
 use crate::error::{Error, Result, blocking};
 use crate::inventory::{self, ConfigMap, DeviceMap, InstanceRow, SnapshotRow};
@@ -34,13 +34,7 @@ pub fn resolve(app: &App, source: &InstanceSource) -> Result<From> {
     }
     let (name, snapshot) = split(&source.source);
     let row = expand::find_row(app, name)?;
-    let snapshot = match snapshot {
-        None => None,
-        Some(wanted) => {
-            let found = app.inventory.snapshot(row.id, wanted)?;
-            Some(found.ok_or_else(|| Error::not_found(format!("Instance \"{name}\" has no snapshot \"{wanted}\"")))?)
-        }
-    };
+    let snapshot = snapshot.map(|wanted| snapshot::find(app, &row, wanted)).transpose()?;
     let with_snapshots = snapshot.is_none() && !source.instance_only && !source.container_only;
     Ok(From { row, snapshot, with_snapshots })
 }

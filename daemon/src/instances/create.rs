@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::expand;
 use super::lifecycle::Request;
 use super::slot::Slot;
-use super::{copy, start};
+use super::{addresses, copy, start};
 use crate::app::App;
 use crate::config::{
     Device, DevicesOf, InstanceKind, NameKind, validate_devices, validate_instance_config, validate_name,
@@ -132,6 +132,7 @@ fn draft(app: &App, mut post: InstancesPost, source: &Source) -> Result<Draft> {
     let typed = validate_devices(&devices, DevicesOf::Instance(InstanceKind::Container))
         .map_err(|e| Error::invalid(e.to_string()))?;
     expand::check_references(app, &devices)?;
+    addresses::check(app, &post.name, &typed)?;
     let uuid = Uuid::new_v4().to_string();
     config.insert("volatile.uuid".into(), uuid.clone());
     config.insert("volatile.uuid.generation".into(), uuid);

@@ -100,6 +100,8 @@ pub enum Refusal {
     AlreadyRunning,
     /// It is stopped already.
     AlreadyStopped,
+    /// It does not run, as it would have to.
+    NotRunning,
     /// It is frozen already.
     AlreadyFrozen,
     /// It runs and is not frozen.
@@ -116,6 +118,7 @@ impl fmt::Display for Refusal {
             Self::Busy(by) => write!(f, "Instance is busy running a \"{}\" operation", by.word()),
             Self::AlreadyRunning => f.write_str("The instance is already running"),
             Self::AlreadyStopped => f.write_str("The instance is already stopped"),
+            Self::NotRunning => f.write_str("The instance isn't running"),
             Self::AlreadyFrozen => f.write_str("The instance is already frozen"),
             Self::NotFrozen => f.write_str("The instance is already running"),
             Self::MustBeStopped(what) => match what {
@@ -203,7 +206,7 @@ fn allowed(observed: Observed, request: Request) -> Result<(), Refusal> {
         (R::Stop | R::Restart, O::Frozen) => Ok(()),
         (R::Stop | R::Restart, O::Stopped) => Err(Refusal::AlreadyStopped),
         (R::Freeze, O::Frozen) => Err(Refusal::AlreadyFrozen),
-        (R::Freeze | R::Unfreeze, O::Stopped) => Err(Refusal::AlreadyStopped),
+        (R::Freeze | R::Unfreeze, O::Stopped) => Err(Refusal::NotRunning),
         (R::Unfreeze, O::Frozen) => Ok(()),
         (R::Unfreeze, O::Running) => Err(Refusal::NotFrozen),
         (R::Delete | R::Rename | R::Publish, O::Stopped) => Ok(()),

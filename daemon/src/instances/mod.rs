@@ -6,6 +6,7 @@
 //! - The other files are one verb each. They check, change the host, commit to the inventory, then clean up, in this
 //!   order, so that a crash between any two steps leaves either what was before or something that a sweep removes.
 
+mod addresses;
 pub mod boot;
 pub mod console;
 pub mod copy;

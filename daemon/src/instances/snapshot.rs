@@ -135,10 +135,17 @@ pub fn path(instance: &str, snapshot: &str) -> String {
     format!("/1.0/instances/{instance}/snapshots/{snapshot}")
 }
 
-fn find(app: &App, row: &InstanceRow, name: &str) -> Result<SnapshotRow> {
-    app.inventory
-        .snapshot(row.id, name)?
-        .ok_or_else(|| Error::not_found(format!("Instance \"{}\" has no snapshot \"{name}\"", row.name)))
+/// One snapshot of an instance.
+///
+/// # Errors
+/// Not found, in Incus' words.
+pub fn find(app: &App, row: &InstanceRow, name: &str) -> Result<SnapshotRow> {
+    app.inventory.snapshot(row.id, name)?.ok_or_else(|| {
+        Error::not_found(format!(
+            "Failed to fetch snapshot \"{name}\" of instance \"{}\" in project \"default\": Instance snapshot not found",
+            row.name
+        ))
+    })
 }
 
 /// Goes back to a snapshot: root filesystem, keys, devices and profiles. One that runs is stopped for it and started

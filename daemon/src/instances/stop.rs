@@ -175,7 +175,7 @@ async fn record_stopped(app: &App, id: i64) -> Result<()> {
 /// # Errors
 /// Where some cannot be held in time; they are let go again.
 pub async fn freeze(app: &App, held: &Held, name: &str) -> Result<()> {
-    let live = held.slot().live().ok_or_else(|| Error::invalid("The instance is already stopped"))?;
+    let live = held.slot().live().ok_or_else(|| Error::invalid("The instance isn't running"))?;
     let cgroup = live.cgroup.clone();
     blocking(move || {
         cgroup.freeze(Instant::now() + FREEZE_DEADLINE).map_err(|e| {
@@ -195,7 +195,7 @@ pub async fn freeze(app: &App, held: &Held, name: &str) -> Result<()> {
 /// # Errors
 /// The kernel's.
 pub async fn unfreeze(app: &App, held: &Held, name: &str) -> Result<()> {
-    let live = held.slot().live().ok_or_else(|| Error::invalid("The instance is already stopped"))?;
+    let live = held.slot().live().ok_or_else(|| Error::invalid("The instance isn't running"))?;
     thaw(&live).await?;
     app.events.lifecycle("instance-resumed", format!("/1.0/instances/{name}"), Value::Null);
     Ok(())

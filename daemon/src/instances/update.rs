@@ -14,7 +14,7 @@ use super::lifecycle::Request;
 use super::live::Live;
 use super::plan::{self, PeerNames};
 use super::slot::Held;
-use super::start;
+use super::{addresses, start};
 use crate::app::App;
 use crate::config::{
     self, Device, DevicesOf, DiskDevice, InstanceKind, InstanceSettings, keep_server_owned, validate_devices,
@@ -56,6 +56,7 @@ fn check(app: &App, old: &Expanded, new: &Expanded) -> Result<()> {
     let of = DevicesOf::Instance(InstanceKind::Container);
     let typed = validate_devices(&new.devices, of).map_err(|e| Error::invalid(e.to_string()))?;
     expand::check_references(app, &new.devices)?;
+    addresses::check(app, &new.row.name, &typed)?;
     InstanceSettings::from_config(&new.config).map_err(|e| Error::invalid(e.to_string()))?;
     if expand::root_pool(&new.devices)? != old.row.pool {
         return Err(Error::invalid(

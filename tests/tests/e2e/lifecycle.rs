@@ -38,7 +38,7 @@ fn what_makes_no_sense_is_refused() {
     let host = Host::new();
     host.ok("create busybox c1");
     host.fails("stop c1", "already stopped");
-    host.fails("pause c1", "not running");
+    host.fails("pause c1", "isn't running");
     host.fails("exec c1 -- true", "not running");
     host.ok("start c1");
     host.fails("start c1", "already running");

@@ -79,7 +79,8 @@ fn ipv6_works_as_well() {
     let host = Host::new();
     let listener = host.internet(INTERNET_IPV6);
     host.ok("launch busybox c1 --wait=ipv4");
-    let ipv6 = wait_for_address(&host, "c1", "inet6");
+    host.ok("wait c1 --for ipv6");
+    let ipv6 = address(&host, "c1", "inet6").expect("it was waited for");
     assert!(ipv6.starts_with("fd"), "{ipv6}");
     host.sh(&format!("ping -6 -c 1 -W 5 {ipv6}"));
     let port = listener.address.port();
