@@ -22,7 +22,7 @@ with_nextest() {
     as_owner sh -c 'cargo nextest list --locked --workspace --list-type binaries-only --message-format json \
         > "$1/binaries.json"' sh "$lists"
     cargo-nextest nextest run --cargo-metadata "$lists/cargo.json" --binaries-metadata "$lists/binaries.json" \
-        --workspace-remap "$top" --profile "${NEXTEST_PROFILE:-default}" "$@"
+        --workspace-remap "$top" "$@"
 }
 
 # cargo says which binaries it built, and where: "  Executable unittests src/lib.rs (target/debug/deps/duet_client-1f)".

@@ -164,7 +164,9 @@ pub fn used_by(app: &App, name: &str) -> Result<Vec<String>> {
 
 fn profiles_using(app: &App, name: &str) -> Result<Vec<String>> {
     let uses = |row: &inventory::ProfileRow| {
-        row.devices.values().any(|d| d.get("type").is_some_and(|t| t == "disk") && d.get("pool").is_some_and(|p| p == name))
+        row.devices
+            .values()
+            .any(|d| d.get("type").is_some_and(|t| t == "disk") && d.get("pool").is_some_and(|p| p == name))
     };
     let rows = app.inventory.profiles()?;
     Ok(rows.iter().filter(|row| uses(row)).map(|row| format!("/1.0/profiles/{}", row.name)).collect())

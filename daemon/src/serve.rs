@@ -180,8 +180,8 @@ fn listen(path: &Path, group: &str) -> Result<UnixListener> {
     let listener = listener.doing(format_args!("cannot listen on {}", path.display()))?;
     if let Ok(Some(group)) = nix::unistd::Group::from_name(group) {
         std::os::unix::fs::chown(path, None, Some(group.gid.as_raw())).doing("cannot give the socket to its group")?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).doing("cannot open the socket to its group")?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+            .doing("cannot open the socket to its group")?;
     }
     Ok(listener)
 }
-

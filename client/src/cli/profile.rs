@@ -146,7 +146,7 @@ fn url(name: &str) -> anyhow::Result<Url> {
 }
 
 async fn read(context: &Context, name: &str) -> anyhow::Result<(ProfileObject, Option<String>)> {
-    Ok(context.client.get_with_etag(&url(name)?).await.named(name)?)
+    context.client.get_with_etag(&url(name)?).await.named(name)
 }
 
 async fn write(context: &Context, name: &str, put: &ProfilePut, etag: Option<&str>) -> anyhow::Result<()> {

@@ -110,7 +110,7 @@ fn url(name: &str) -> anyhow::Result<Url> {
 }
 
 async fn read(context: &Context, name: &str) -> anyhow::Result<(StoragePool, Option<String>)> {
-    Ok(context.client.get_with_etag(&url(name)?).await.named(name)?)
+    context.client.get_with_etag(&url(name)?).await.named(name)
 }
 
 async fn write(context: &Context, name: &str, put: &StoragePoolPut, etag: Option<&str>) -> anyhow::Result<()> {

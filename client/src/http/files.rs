@@ -7,7 +7,9 @@ use http_body_util::{BodyDataStream, BodyExt as _};
 use hyper::body::Incoming;
 
 use super::{Body, Client, Error, Url, empty_body};
-use crate::api::{self, FileKind, HEADER_FORCE, HEADER_GID, HEADER_MODE, HEADER_MODIFIED, HEADER_TYPE, HEADER_UID, HEADER_WRITE};
+use crate::api::{
+    self, FileKind, HEADER_FORCE, HEADER_GID, HEADER_MODE, HEADER_MODIFIED, HEADER_TYPE, HEADER_UID, HEADER_WRITE,
+};
 
 /// Who owns a file inside the instance and what may be done with it. On upload, `None` leaves the choice to the
 /// daemon: owner 0, mode 0644 (0755 for directories), and an existing file keeps what it has.

@@ -7,7 +7,6 @@
 //! Nothing here knows of HTTP, SQL or configuration keys, and nothing here is asynchronous.
 
 pub mod cgroup;
-pub mod stats;
 pub mod client;
 pub mod confine;
 pub mod files;
@@ -17,6 +16,7 @@ pub mod protocol;
 pub mod rootfs;
 pub mod runtime;
 pub mod spec;
+pub mod stats;
 mod step;
 
 pub use client::{ClientError, MonitorClient};

@@ -39,11 +39,7 @@ pub(super) async fn listen(
     Ok(upgrade.on_upgrade(move |socket| forward(socket, receiver, types)))
 }
 
-async fn forward(
-    mut socket: WebSocket,
-    mut events: Receiver<Event>,
-    types: Vec<Type>,
-) {
+async fn forward(mut socket: WebSocket, mut events: Receiver<Event>, types: Vec<Type>) {
     loop {
         tokio::select! {
             event = events.recv() => match event {
@@ -64,4 +60,3 @@ async fn forward(
         }
     }
 }
-

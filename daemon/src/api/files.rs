@@ -65,9 +65,9 @@ fn kind_of(stat: &Stat, path: &str) -> Result<FileKind> {
         | files::FileKind::Socket
         | files::FileKind::CharDevice
         | files::FileKind::BlockDevice
-        | files::FileKind::Unknown => {
-            Err(Error::invalid(format!("\"{path}\" is a device, pipe or socket: only files, directories and links are served")))
-        }
+        | files::FileKind::Unknown => Err(Error::invalid(format!(
+            "\"{path}\" is a device, pipe or socket: only files, directories and links are served"
+        ))),
     }
 }
 
@@ -200,7 +200,9 @@ fn wanted(headers: &HeaderMap) -> Result<Wanted> {
         let parse = |text: &str| match text {
             // Incus' own client sends -1 for "leave it".
             "-1" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| Error::invalid(format!("{name}: \"{text}\" is no user or group id"))),
+            text => {
+                text.parse().map(Some).map_err(|_| Error::invalid(format!("{name}: \"{text}\" is no user or group id")))
+            }
         };
         value(name).map_or(Ok(None), parse)
     };
@@ -308,7 +310,7 @@ async fn upload(mut files: Files, path: String, wanted: Wanted, body: Body) -> R
         let exists = files.session.stat(&path).is_ok();
         let owner = if exists { wanted.owner } else { default_owner(wanted.owner) };
         let mode = wanted.mode.or((!exists).then_some(0o644));
-        let options = WriteOptions { mode, owner, append: wanted.append, ..WriteOptions::default() };
+        let options = WriteOptions { mode, owner, append: wanted.append };
         let mut incoming = Incoming { receiver, rest: Bytes::new() };
         files.session.write_from(&path, &mut incoming, &options).map_err(|e| failure(&e))?;
         Ok(())
@@ -350,4 +352,3 @@ pub(super) async fn delete(
     app.events.lifecycle("instance-file-deleted", format!("/1.0/instances/{name}"), serde_json::Value::Null);
     Ok(empty())
 }
-

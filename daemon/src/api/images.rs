@@ -180,7 +180,9 @@ fn from_source(app: &App, post: ImagesPost) -> Result<Arc<Operation>> {
         "image" | "url" => Err(Error::invalid(
             "image servers are not served by this version: upload the image's files, or build it from a recipe",
         )),
-        other => Err(Error::invalid(format!("the source type \"{other}\" is not known: use build, instance or snapshot"))),
+        other => {
+            Err(Error::invalid(format!("the source type \"{other}\" is not known: use build, instance or snapshot")))
+        }
     }
 }
 
@@ -284,7 +286,8 @@ fn take_in(app: &App, incoming: Incoming, facts: Facts) -> Response {
 pub(super) async fn export(State(app): State<App>, Path(fingerprint): Path<String>) -> Answer {
     let row = images::find(&app, &fingerprint)?;
     let export = images::export(&app, &row)?;
-    let open = |path: std::path::PathBuf| async move { tokio::fs::File::open(path).await.doing("cannot read the image") };
+    let open =
+        |path: std::path::PathBuf| async move { tokio::fs::File::open(path).await.doing("cannot read the image") };
     let (meta_path, meta_name) = export.meta;
     let meta = open(meta_path).await?;
     let Some((rootfs_path, rootfs_name)) = export.rootfs else {
@@ -309,7 +312,8 @@ pub(super) async fn export(State(app): State<App>, Path(fingerprint): Path<Strin
     let last = std::io::Cursor::new(format!("\r\n--{boundary}--\r\n"));
     let body = first.chain(meta).chain(second).chain(rootfs).chain(last);
     let kind = HeaderValue::from_str(&format!("multipart/form-data; boundary={boundary}")).map_err(Error::internal)?;
-    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(ReaderStream::with_capacity(body, 256 << 10))).into_response())
+    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(ReaderStream::with_capacity(body, 256 << 10)))
+        .into_response())
 }
 
 /// A Content-Disposition header (RFC 6266).

@@ -35,7 +35,9 @@ fn read(wire: ImageMetadata) -> Result<Metadata> {
         "copy" => Ok(TemplateTrigger::Copy),
         "start" => Ok(TemplateTrigger::Start),
         "rename" => Ok(TemplateTrigger::Rename),
-        other => Err(Error::invalid(format!("\"{other}\" is no occasion for a template: use create, copy, rename or start"))),
+        other => {
+            Err(Error::invalid(format!("\"{other}\" is no occasion for a template: use create, copy, rename or start")))
+        }
     };
     let template = |spec: ImageMetadataTemplate| -> Result<TemplateSpec> {
         Ok(TemplateSpec {
@@ -50,11 +52,7 @@ fn read(wire: ImageMetadata) -> Result<Metadata> {
         creation_date: wire.creation_date,
         expiry_date: wire.expiry_date,
         properties: wire.properties,
-        templates: wire
-            .templates
-            .into_iter()
-            .map(|(path, spec)| Ok((path, template(spec)?)))
-            .collect::<Result<_>>()?,
+        templates: wire.templates.into_iter().map(|(path, spec)| Ok((path, template(spec)?))).collect::<Result<_>>()?,
     })
 }
 
@@ -82,11 +80,7 @@ pub(super) struct Which {
 }
 
 /// The names of the templates, or with `?path=` one of them.
-pub(super) async fn templates(
-    State(app): State<App>,
-    Path(name): Path<String>,
-    Query(query): Query<Which>,
-) -> Answer {
+pub(super) async fn templates(State(app): State<App>, Path(name): Path<String>, Query(query): Query<Which>) -> Answer {
     let mut all = templates::templates(&app, &expand::find(&app, &name)?)?;
     match query.path.filter(|path| !path.is_empty()) {
         None => Ok(sync(all.keys().collect::<Vec<_>>())),

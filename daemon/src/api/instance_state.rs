@@ -41,9 +41,9 @@ impl Action {
             "restart" => Ok(Self::Restart(how)),
             "freeze" => Ok(Self::Freeze),
             "unfreeze" => Ok(Self::Unfreeze),
-            other => Err(Error::invalid(format!(
-                "Unknown action \"{other}\": use start, stop, restart, freeze or unfreeze"
-            ))),
+            other => {
+                Err(Error::invalid(format!("Unknown action \"{other}\": use start, stop, restart, freeze or unfreeze")))
+            }
         }
     }
 
@@ -149,11 +149,7 @@ pub(super) struct WaitQuery {
 }
 
 /// Extension `duet_wait`.
-pub(super) async fn wait(
-    State(app): State<App>,
-    Path(name): Path<String>,
-    Query(query): Query<WaitQuery>,
-) -> Answer {
+pub(super) async fn wait(State(app): State<App>, Path(name): Path<String>, Query(query): Query<WaitQuery>) -> Answer {
     let words = query.r#for.split(',').filter(|word| !word.is_empty());
     let conditions: Vec<WaitCondition> = words
         .map(|word| word.parse().map_err(|e: duet_client::api::UnknownCondition| Error::invalid(e.to_string())))

@@ -25,11 +25,7 @@ pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>)
     }
 }
 
-pub(super) async fn get(
-    State(app): State<App>,
-    Path(name): Path<String>,
-    Query(query): Query<Recursion>,
-) -> Answer {
+pub(super) async fn get(State(app): State<App>, Path(name): Path<String>, Query(query): Query<Recursion>) -> Answer {
     let expanded = expand::find(&app, &name)?;
     let tag = expanded.tag();
     if query.deep() {
@@ -129,9 +125,8 @@ pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>) -> 
         return Err(Error::invalid("Instance is running"));
     }
     let plan = Plan::new("Deleting instance").instance(&name);
-    let operation = spawn(&app, plan, name, Request::Delete, async move |app, held, name| {
-        delete::delete(&app, held, &name).await
-    })?;
+    let operation =
+        spawn(&app, plan, name, Request::Delete, async move |app, held, name| delete::delete(&app, held, &name).await)?;
     Ok(accepted(&operation))
 }
 
@@ -149,4 +144,3 @@ where
         work(working, held, name).await
     }))
 }
-

@@ -156,10 +156,7 @@ fn storage_routes() -> Router<App> {
         .route("/1.0/storage-pools", get(storage_pools::list).post(storage_pools::create))
         .route(
             "/1.0/storage-pools/{name}",
-            get(storage_pools::get)
-                .put(storage_pools::put)
-                .patch(storage_pools::patch)
-                .delete(storage_pools::delete),
+            get(storage_pools::get).put(storage_pools::put).patch(storage_pools::patch).delete(storage_pools::delete),
         )
         .route("/1.0/storage-pools/{name}/resources", get(storage_pools::resources))
 }
@@ -199,10 +196,7 @@ fn instance_routes() -> Router<App> {
         .route("/1.0/instances/{name}/wait", get(instance_state::wait))
         .route("/1.0/instances/{name}/exec", post(exec::post))
         .route("/1.0/instances/{name}/console", get(console::log).post(console::attach).delete(console::clear))
-        .route(
-            "/1.0/instances/{name}/files",
-            get(files::get).head(files::head).post(files::post).delete(files::delete),
-        )
+        .route("/1.0/instances/{name}/files", get(files::get).head(files::head).post(files::post).delete(files::delete))
         .route("/1.0/instances/{name}/snapshots", get(snapshots::list).post(snapshots::create))
         .route(
             "/1.0/instances/{name}/snapshots/{snapshot}",

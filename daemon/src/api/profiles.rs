@@ -71,12 +71,8 @@ pub(super) async fn create(State(app): State<App>, Input(body): Input<ProfilesPo
     config::validate_profile_name(&body.name).map_err(|e| Error::invalid(e.to_string()))?;
     let put = ProfilePut { config: body.config, description: body.description, devices: body.devices };
     check(&app, &put)?;
-    let row = ProfileRow {
-        name: body.name.clone(),
-        description: put.description,
-        config: put.config,
-        devices: put.devices,
-    };
+    let row =
+        ProfileRow { name: body.name.clone(), description: put.description, config: put.config, devices: put.devices };
     app.inventory.write(move |tx| row.insert(tx)).await.map_err(|e| match e {
         inventory::Error::Exists => Error::conflict(format!("Profile \"{}\" already exists", body.name)),
         other => other.into(),
@@ -114,12 +110,8 @@ pub(super) async fn patch(
 
 async fn store(app: &App, name: &str, next: ProfilePut) -> Answer {
     check(app, &next)?;
-    let row = ProfileRow {
-        name: name.to_owned(),
-        description: next.description,
-        config: next.config,
-        devices: next.devices,
-    };
+    let row =
+        ProfileRow { name: name.to_owned(), description: next.description, config: next.config, devices: next.devices };
     crate::instances::update::profile(app, row).await?;
     app.events.lifecycle("profile-updated", format!("/1.0/profiles/{name}"), serde_json::Value::Null);
     Ok(empty())

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use duet_client::api::{EXTENSION_IMAGE_BUILD, EXTENSION_WAIT, Server, ServerEnvironment, ServerPut, ServerStorageDriver};
+use duet_client::api::{
+    EXTENSION_IMAGE_BUILD, EXTENSION_WAIT, Server, ServerEnvironment, ServerPut, ServerStorageDriver,
+};
 
 use super::response::{Answer, Input, empty, etag, if_match, sync, tagged};
 use crate::app::App;

@@ -20,11 +20,7 @@ fn find(app: &App, name: &str, wanted: &str) -> Result<SnapshotRow> {
     app.inventory.snapshot(row.id, wanted)?.ok_or_else(|| Error::not_found("Instance snapshot not found"))
 }
 
-pub(super) async fn list(
-    State(app): State<App>,
-    Path(name): Path<String>,
-    Query(query): Query<Recursion>,
-) -> Answer {
+pub(super) async fn list(State(app): State<App>, Path(name): Path<String>, Query(query): Query<Recursion>) -> Answer {
     let row = expand::find_row(&app, &name)?;
     let snapshots = app.inventory.snapshots(row.id)?;
     if query.deep() {
@@ -72,9 +68,8 @@ pub(super) async fn put(
     let expires_at = body.expires_at.is_set().then_some(body.expires_at.0);
     let plan = Plan::new("Updating snapshot").instance(&name);
     let working = app.clone();
-    let operation = app
-        .operations
-        .spawn(plan, |_| async move { snapshot::edit(&working, &name, &wanted, expires_at).await });
+    let operation =
+        app.operations.spawn(plan, |_| async move { snapshot::edit(&working, &name, &wanted, expires_at).await });
     Ok(accepted(&operation))
 }
 
@@ -89,9 +84,8 @@ pub(super) async fn rename(
     }
     let plan = Plan::new("Renaming snapshot").instance(&name);
     let working = app.clone();
-    let operation = app
-        .operations
-        .spawn(plan, |_| async move { snapshot::rename(&working, &name, &wanted, &body.name).await });
+    let operation =
+        app.operations.spawn(plan, |_| async move { snapshot::rename(&working, &name, &wanted, &body.name).await });
     Ok(accepted(&operation))
 }
 
@@ -99,7 +93,6 @@ pub(super) async fn delete(State(app): State<App>, Path((name, wanted)): Path<(S
     find(&app, &name, &wanted)?;
     let plan = Plan::new("Deleting snapshot").instance(&name);
     let working = app.clone();
-    let operation =
-        app.operations.spawn(plan, |_| async move { snapshot::delete(&working, &name, &wanted).await });
+    let operation = app.operations.spawn(plan, |_| async move { snapshot::delete(&working, &name, &wanted).await });
     Ok(accepted(&operation))
 }

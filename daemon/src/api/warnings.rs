@@ -43,11 +43,7 @@ pub(super) async fn get(State(app): State<App>, Path(uuid): Path<String>) -> Ans
     Ok(tagged(warning, &tag))
 }
 
-pub(super) async fn put(
-    State(app): State<App>,
-    Path(uuid): Path<String>,
-    Input(body): Input<WarningPut>,
-) -> Answer {
+pub(super) async fn put(State(app): State<App>, Path(uuid): Path<String>, Input(body): Input<WarningPut>) -> Answer {
     find(&app, &uuid)?;
     if !matches!(body.status.as_str(), "new" | "acknowledged") {
         return Err(Error::invalid(format!("a warning's status is new or acknowledged, not \"{}\"", body.status)));

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use duet_images::build::{BuildOptions, Recipe, build as build_recipe, find_recipe};
 use duet_images::ImageFormat;
+use duet_images::build::{BuildOptions, Recipe, build as build_recipe, find_recipe};
 
 use super::{Facts, Incoming, add, failure, observed};
 use crate::app::App;

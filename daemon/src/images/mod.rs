@@ -58,7 +58,9 @@ pub fn failure(error: &ImageError) -> Error {
 fn compression(app: &App) -> Result<Compress> {
     let config = app.inventory.server_config()?;
     let chosen = config.get("images.compression_algorithm").filter(|v| !v.is_empty());
-    chosen.map_or(Ok(Compress::default()), |word| word.parse().map_err(|e| Error::invalid(format!("images.compression_algorithm: {e}"))))
+    chosen.map_or(Ok(Compress::default()), |word| {
+        word.parse().map_err(|e| Error::invalid(format!("images.compression_algorithm: {e}")))
+    })
 }
 
 /// Passes progress on to an operation, at most a few times a second.

@@ -61,12 +61,7 @@ fn extension(compress: Compress) -> &'static str {
 ///
 /// # Errors
 /// With the step that failed; nothing is left.
-pub async fn publish(
-    app: &App,
-    publication: Publication,
-    mut facts: Facts,
-    operation: &Arc<Operation>,
-) -> Result<()> {
+pub async fn publish(app: &App, publication: Publication, mut facts: Facts, operation: &Arc<Operation>) -> Result<()> {
     let incoming = Incoming::new(app)?;
     let mut metadata = templates::metadata(app, &publication.expanded)?;
     metadata = Metadata {

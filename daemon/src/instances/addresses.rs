@@ -44,9 +44,8 @@ fn fixed(device: &Device) -> impl Iterator<Item = (&NicDevice, IpAddr)> {
         Device::Nic(nic) => Some(nic),
         Device::Disk(_) | Device::UnixChar(_) | Device::None => None,
     };
-    nic.into_iter().flat_map(|nic| {
-        nic.ipv4.map(IpAddr::V4).into_iter().chain(nic.ipv6.map(IpAddr::V6)).map(move |ip| (nic, ip))
-    })
+    nic.into_iter()
+        .flat_map(|nic| nic.ipv4.map(IpAddr::V4).into_iter().chain(nic.ipv6.map(IpAddr::V6)).map(move |ip| (nic, ip)))
 }
 
 fn parent(nic: &NicDevice) -> &str {
@@ -81,6 +80,8 @@ fn check_subnet(app: &App, device: &str, nic: &NicDevice, ip: IpAddr) -> Result<
 /// The device of another instance that has the address on the same link.
 fn holder(other: &Expanded, nic: &NicDevice, ip: IpAddr) -> Option<String> {
     let devices = plan::typed_devices(other).ok()?;
-    devices.iter().find(|(_, theirs)| fixed(theirs).any(|(n, taken)| taken == ip && parent(n) == parent(nic)))
+    devices
+        .iter()
+        .find(|(_, theirs)| fixed(theirs).any(|(n, taken)| taken == ip && parent(n) == parent(nic)))
         .map(|(device, _)| device.clone())
 }

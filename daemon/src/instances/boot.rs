@@ -63,7 +63,8 @@ fn adopt_one(app: &App, row: &InstanceRow) -> Result<Option<Arc<Live>>> {
     let run_dir = app.paths.run(row.id);
     let Ok(client) = MonitorClient::connect(&run_dir) else { return Ok(None) };
     let adopted = client.status().doing("its monitor does not say how it is")?;
-    let cgroup = Cgroup::open(app.instances.cgroups(), &app.instances.cgroup_name(&row.name)).doing("no control group")?;
+    let cgroup =
+        Cgroup::open(app.instances.cgroups(), &app.instances.cgroup_name(&row.name)).doing("no control group")?;
     let frozen = cgroup.is_frozen().unwrap_or(false);
     let host_name = |key: &String| key.strip_prefix("volatile.")?.strip_suffix(".host_name").map(str::to_owned);
     let nics: BTreeMap<String, String> =

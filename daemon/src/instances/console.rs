@@ -43,10 +43,9 @@ pub async fn attach(app: &App, name: &str, post: InstanceConsolePost) -> Result<
             Ok((client, stream))
         };
         attach().map_err(|error: ClientError| match error {
-            ClientError::Refused(refused) if refused.kind == ErrorKind::Busy => Error::new(
-                Kind::Conflict,
-                "This console is already connected. Force is required to take it over.",
-            ),
+            ClientError::Refused(refused) if refused.kind == ErrorKind::Busy => {
+                Error::new(Kind::Conflict, "This console is already connected. Force is required to take it over.")
+            }
             other => Error::internal(other),
         })
     })

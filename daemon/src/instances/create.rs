@@ -61,7 +61,7 @@ pub enum Source {
     /// Nothing.
     Empty,
     /// Another instance or its snapshot.
-    Copy(copy::From),
+    Copy(Box<copy::From>),
 }
 
 /// Checks a request against the inventory; nothing is made yet.
@@ -70,7 +70,9 @@ pub enum Source {
 /// With what is wrong.
 pub fn check(app: &App, mut post: InstancesPost) -> Result<Order> {
     if post.kind == InstanceType::VirtualMachine {
-        return Err(Error::invalid("virtual machines are not served by this version: leave the type out, or use container"));
+        return Err(Error::invalid(
+            "virtual machines are not served by this version: leave the type out, or use container",
+        ));
     }
     if post.stateful {
         return Err(Error::invalid("stateful creation is not served for containers"));
@@ -83,7 +85,7 @@ pub fn check(app: &App, mut post: InstancesPost) -> Result<Order> {
     let source = match post.source.kind.as_str() {
         "image" => Source::Image(Box::new(crate::images::resolve(app, &post.source)?)),
         "none" => Source::Empty,
-        "copy" => Source::Copy(copy::resolve(app, &post.source)?),
+        "copy" => Source::Copy(Box::new(copy::resolve(app, &post.source)?)),
         other => {
             return Err(Error::invalid(format!("the source type \"{other}\" is not served: use image, copy or none")));
         }
@@ -139,7 +141,10 @@ fn draft(app: &App, mut post: InstancesPost, source: &Source) -> Result<Draft> {
     config.insert("volatile.cloud-init.instance-id".into(), Uuid::new_v4().to_string());
     config.insert("volatile.idmap.base".into(), "0".into());
     config.insert("volatile.last_state.power".into(), "STOPPED".into());
-    config.insert("volatile.apply_template".into(), if matches!(source, Source::Copy(_)) { "copy" } else { "create" }.into());
+    config.insert(
+        "volatile.apply_template".into(),
+        if matches!(source, Source::Copy(_)) { "copy" } else { "create" }.into(),
+    );
     for (device, kind) in &typed {
         let key = format!("volatile.{device}.hwaddr");
         if matches!(kind, Device::Nic(nic) if nic.hwaddr.is_none()) && !config.contains_key(&key) {
@@ -192,7 +197,7 @@ pub async fn run(app: &App, order: Order, operation: &Arc<Operation>) -> Result<
             let made = blocking(move || pool.volume_create(None)).await?;
             commit(app, &name, draft, made, None).await?
         }
-        Source::Copy(from) => copy::run(app, &name, draft, from).await?,
+        Source::Copy(from) => copy::run(app, &name, draft, *from).await?,
     };
     let name = name.into_name();
     if start {

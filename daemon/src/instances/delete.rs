@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{expand, templates};
 use super::slot::Held;
+use super::{expand, templates};
 use crate::app::App;
 use crate::config::{InstanceSettings, NameKind, validate_name};
 use crate::error::{Error, Result};
@@ -19,9 +19,7 @@ pub async fn delete(app: &App, held: Held, name: &str) -> Result<()> {
     let expanded = expand::find(app, name)?;
     let protected = InstanceSettings::from_config(&expanded.config).is_ok_and(|s| s.protection_delete);
     if protected {
-        return Err(Error::invalid(
-            "Instance is protected from being deleted: unset security.protection.delete first",
-        ));
+        return Err(Error::invalid("Instance is protected from being deleted: unset security.protection.delete first"));
     }
     let id = expanded.row.id;
     let mut objects = expanded.row.volume.objects();

@@ -133,11 +133,9 @@ async fn begin(
             let (code, words) = match refused.kind {
                 ErrorKind::CommandNotFound => (127, "Command not found".to_owned()),
                 ErrorKind::CommandNotExecutable => (126, "Command not executable".to_owned()),
-                ErrorKind::Invalid
-                | ErrorKind::Busy
-                | ErrorKind::NotFound
-                | ErrorKind::System
-                | ErrorKind::Other => (-1, refused.message),
+                ErrorKind::Invalid | ErrorKind::Busy | ErrorKind::NotFound | ErrorKind::System | ErrorKind::Other => {
+                    (-1, refused.message)
+                }
             };
             operation.update([("return".to_owned(), json!(code))]);
             return Err(Error::invalid(words));
@@ -437,10 +435,7 @@ struct Recording {
 
 impl Recording {
     fn new(app: &App, name: &str) -> Self {
-        Self {
-            dir: app.paths.logs(name).join("exec-output"),
-            url: format!("/1.0/instances/{name}/logs/exec-output"),
-        }
+        Self { dir: app.paths.logs(name).join("exec-output"), url: format!("/1.0/instances/{name}/logs/exec-output") }
     }
 }
 

@@ -162,7 +162,9 @@ pub fn check_references(app: &App, devices: &DeviceMap) -> Result<()> {
 /// Where there is no root disk.
 pub fn root_pool(devices: &DeviceMap) -> Result<String> {
     let is_root = |d: &&std::collections::BTreeMap<String, String>| {
-        d.get("type").is_some_and(|t| t == "disk") && d.get("path").is_some_and(|p| p == "/") && !d.contains_key("source")
+        d.get("type").is_some_and(|t| t == "disk")
+            && d.get("path").is_some_and(|p| p == "/")
+            && !d.contains_key("source")
     };
     devices.values().find(is_root).and_then(|d| d.get("pool")).cloned().ok_or_else(|| {
         Error::invalid(

@@ -68,11 +68,8 @@ pub async fn open(app: &App, name: &str) -> Result<Files> {
     let program = app.instances.monitor_path().to_owned();
     if let Some(live) = slot.live() {
         let session = blocking(move || {
-            let target = Target::Running {
-                pid: live.init_pid,
-                pidfd: live.pidfd.as_fd(),
-                user_namespace: live.idmap.is_some(),
-            };
+            let target =
+                Target::Running { pid: live.init_pid, pidfd: live.pidfd.as_fd(), user_namespace: live.idmap.is_some() };
             FileSession::spawn(&program, &target).map_err(|e| failure(&e))
         })
         .await?;

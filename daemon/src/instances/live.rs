@@ -198,10 +198,8 @@ impl Live {
         F: FnOnce(MonitorClient) -> std::result::Result<T, duet_container::client::ClientError> + Send + 'static,
     {
         let run_dir = self.run_dir.clone();
-        blocking(move || {
-            MonitorClient::connect(&run_dir).and_then(work).map_err(|e| Error::invalid(e.to_string()))
-        })
-        .await
+        blocking(move || MonitorClient::connect(&run_dir).and_then(work).map_err(|e| Error::invalid(e.to_string())))
+            .await
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use duet_container::cgroup::{self, CpuList, DevicePolicy, DeviceRule, Limits};
 use duet_container::spec::{DeviceKind, DeviceNode, MountSource, MountSpec};
-use rustix::fs::{FileType, makedev, major, minor, stat};
+use rustix::fs::{FileType, major, makedev, minor, stat};
 
 use super::expand::Expanded;
 use crate::app::App;
@@ -130,6 +130,9 @@ impl PeerNames {
     }
 }
 
+/// Changes of an instance's own keys: a value to record, or none to forget it.
+pub type Volatile = Vec<(String, Option<String>)>;
+
 /// One NIC, and the keys that record what was chosen for it.
 ///
 /// # Errors
@@ -140,7 +143,7 @@ pub fn nic_plan(
     device: &str,
     nic: &NicDevice,
     names: &mut PeerNames,
-) -> Result<(NicPlan, Vec<(String, Option<String>)>)> {
+) -> Result<(NicPlan, Volatile)> {
     let key = |what: &str| format!("volatile.{device}.{what}");
     let recorded = |what: &str| expanded.row.config.get(&key(what)).filter(|v| !v.is_empty());
     let mut volatile = Vec::new();

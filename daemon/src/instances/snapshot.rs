@@ -200,10 +200,12 @@ pub async fn rename(app: &App, instance: &str, name: &str, new: &str) -> Result<
     let _held = app.instances.slot(row.id).claim(Request::Update)?;
     let snapshot = find(app, &row, name)?;
     let chosen = new.to_owned();
-    app.inventory.write(move |tx| inventory::snapshots::rename(tx, snapshot.id, &chosen)).await.map_err(|e| match e {
-        inventory::Error::Exists => Error::conflict(format!("Snapshot \"{instance}/{new}\" already exists")),
-        other => other.into(),
-    })?;
+    app.inventory.write(move |tx| inventory::snapshots::rename(tx, snapshot.id, &chosen)).await.map_err(
+        |e| match e {
+            inventory::Error::Exists => Error::conflict(format!("Snapshot \"{instance}/{new}\" already exists")),
+            other => other.into(),
+        },
+    )?;
     app.events.lifecycle("instance-snapshot-renamed", path(instance, new), json!({ "old_name": name }));
     Ok(())
 }

@@ -50,10 +50,9 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
     let prepared = prepare(app, &expanded, &plan, map.ids, &mut undo)?;
     let binary = app.instances.monitor_binary();
     let (spec, log) = (prepared.spec, prepared.log);
-    let created = blocking(move || {
-        Starting::spawn(&spec, &binary, log, &[]).and_then(Starting::wait_created).map_err(failure)
-    })
-    .await?;
+    let created =
+        blocking(move || Starting::spawn(&spec, &binary, log, &[]).and_then(Starting::wait_created).map_err(failure))
+            .await?;
     attach_nics(app, &created, &plan.nics).await?;
     let started = blocking(move || created.go().and_then(|()| created.wait_started()).map_err(failure)).await?;
 

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use duet_client::api::{
-    InstanceFull, InstanceSnapshot, InstanceState, InstanceStateCpu, InstanceStateDisk, InstanceStateMemory, StatusCode,
-    Timestamp,
+    InstanceFull, InstanceSnapshot, InstanceState, InstanceStateCpu, InstanceStateDisk, InstanceStateMemory,
+    StatusCode, Timestamp,
 };
 use duet_container::stats::{Reader, Usage};
 
@@ -58,8 +58,7 @@ fn usage(live: &Live) -> Result<Usage> {
 
 fn fill(state: &mut InstanceState, usage: Usage) {
     let bytes = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    state.cpu =
-        InstanceStateCpu { usage: bytes(usage.cpu.used_ns), allocated_time: bytes(usage.cpu.allocated_ns) };
+    state.cpu = InstanceStateCpu { usage: bytes(usage.cpu.used_ns), allocated_time: bytes(usage.cpu.allocated_ns) };
     state.processes = bytes(usage.processes);
     if let Some(memory) = usage.memory {
         state.memory = InstanceStateMemory {

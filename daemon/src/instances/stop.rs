@@ -277,7 +277,9 @@ async fn after(app: &App, slot: &Arc<Slot>, reason: ExitReason) {
         app.events.lifecycle("instance-restarted", source, Value::Null);
         match start::start(app, &held, &row.name).await {
             Ok(()) => return,
-            Err(error) => tracing::error!(%error, instance = row.name, "an instance did not come back after its reboot"),
+            Err(error) => {
+                tracing::error!(%error, instance = row.name, "an instance did not come back after its reboot")
+            }
         }
     } else {
         app.events.lifecycle("instance-shutdown", source, Value::Null);

@@ -188,7 +188,11 @@ fn write(session: &mut FileSession, file: &RenderedFile) -> std::result::Result<
     if let Some(parent) = std::path::Path::new(&file.path).parent() {
         session.mkdir_all(parent, 0o755, root)?;
     }
-    let options = WriteOptions { mode: (!exists).then_some(0o644), owner: if exists { Owner::default() } else { root }, ..WriteOptions::default() };
+    let options = WriteOptions {
+        mode: (!exists).then_some(0o644),
+        owner: if exists { Owner::default() } else { root },
+        ..WriteOptions::default()
+    };
     session.write_from(&file.path, &mut file.content.as_slice(), &options)?;
     Ok(())
 }

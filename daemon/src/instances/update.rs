@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::expand::{self, Expanded};
 use super::lifecycle::Request;
 use super::live::Live;
-use super::plan::{self, PeerNames};
+use super::plan::{self, PeerNames, Volatile};
 use super::slot::Held;
 use super::{addresses, start};
 use crate::app::App;
@@ -22,8 +22,6 @@ use crate::config::{
 };
 use crate::error::{Context, Error, Kind, Result, blocking};
 use crate::inventory::{self, ProfileRow};
-
-type Volatile = Vec<(String, Option<String>)>;
 
 /// Replaces what a client may change of an instance that the caller holds.
 ///
@@ -207,7 +205,8 @@ pub async fn profile(app: &App, profile: ProfileRow) -> Result<()> {
     let mut pairs = Vec::with_capacity(users.len());
     for old in users {
         let new = expand::expand_with(&table, old.row.clone())?;
-        check(app, &old, &new).map_err(|e| e.context(format_args!("instance \"{}\" uses this profile", old.row.name)))?;
+        check(app, &old, &new)
+            .map_err(|e| e.context(format_args!("instance \"{}\" uses this profile", old.row.name)))?;
         pairs.push((old, new));
     }
     app.inventory.write(move |tx| profile.update(tx)).await?;
@@ -217,7 +216,10 @@ pub async fn profile(app: &App, profile: ProfileRow) -> Result<()> {
             let held = slot.claim_when_idle(Request::Update).await?;
             let volatile = apply(app, &held, old, new).await?;
             let id = old.row.id;
-            app.inventory.write(move |tx| inventory::instances::patch_config(tx, id, &volatile)).await.doing("cannot record")
+            app.inventory
+                .write(move |tx| inventory::instances::patch_config(tx, id, &volatile))
+                .await
+                .doing("cannot record")
         };
         if let Err(error) = outcome.await {
             take_back(app, former, &pairs[..index]).await;

@@ -24,8 +24,7 @@ pub async fn wait(app: &App, name: &str, conditions: &[WaitCondition], timeout: 
         Ok(seconds) => match tokio::time::timeout(Duration::from_secs(seconds), waiting).await {
             Ok(outcome) => outcome?,
             Err(_) => {
-                let missing: Vec<&str> =
-                    conditions.iter().filter(|c| !holds(&slot, **c)).map(|c| c.name()).collect();
+                let missing: Vec<&str> = conditions.iter().filter(|c| !holds(&slot, **c)).map(|c| c.name()).collect();
                 return Err(Error::new(
                     Kind::Timeout,
                     format!("instance \"{name}\" is not {} after {seconds} s", missing.join(", ")),

@@ -28,7 +28,8 @@ impl super::Inventory {
     /// SQLite's.
     pub fn networks(&self) -> Result<Vec<NetworkRow>> {
         self.read(|c| {
-            let mut statement = c.prepare_cached("SELECT name, type, description, config FROM networks ORDER BY name")?;
+            let mut statement =
+                c.prepare_cached("SELECT name, type, description, config FROM networks ORDER BY name")?;
             let rows = statement.query_map([], read)?;
             Ok(rows.collect::<rusqlite::Result<_>>()?)
         })

@@ -28,8 +28,7 @@ pub struct WarningRow {
     pub last_message: String,
 }
 
-const COLUMNS: &str =
-    "uuid, type, severity, status, entity_url, count, first_seen_at, last_seen_at, last_message";
+const COLUMNS: &str = "uuid, type, severity, status, entity_url, count, first_seen_at, last_seen_at, last_message";
 
 fn read(row: &Row) -> rusqlite::Result<WarningRow> {
     Ok(WarningRow {

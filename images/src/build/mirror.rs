@@ -145,7 +145,10 @@ impl MirrorSuite {
 
     /// Whether its lists can be checked against some key.
     pub(super) fn has_keys(&self, recipe: &AptRecipe) -> bool {
-        self.trusted || self.signed_by != SignedBy::Unsaid || recipe.own_key().is_some() || Path::new(&recipe.keyring).is_file()
+        self.trusted
+            || self.signed_by != SignedBy::Unsaid
+            || recipe.own_key().is_some()
+            || Path::new(&recipe.keyring).is_file()
     }
 }
 

@@ -86,9 +86,7 @@ pub(super) fn time_text(time: Timestamp) -> String {
     match (time.seconds, time.nanoseconds) {
         (seconds, 0) => seconds.to_string(),
         (seconds, n) if seconds >= 0 => format!("{seconds}.{n:09}"),
-        (seconds, n) => match (-(seconds + 1), 1_000_000_000 - n) {
-            (whole, part) => format!("-{whole}.{part:09}"),
-        },
+        (seconds, n) => format!("-{}.{:09}", -(seconds + 1), 1_000_000_000 - n),
     }
 }
 

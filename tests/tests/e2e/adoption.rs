@@ -90,8 +90,8 @@ fn a_killed_monitor_takes_its_instance_along_and_is_noticed() {
     host.kill_daemon();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(monitor), nix::sys::signal::Signal::SIGKILL).unwrap();
     host.start_daemon();
-    host.until_status("c1", "Stopped");
-    host.ok("start c1");
+    // Nobody saw how it ended: as after a power cut, it is brought back to what it was.
+    host.until_status("c1", "Running");
     assert_eq!(host.inside("c1", "echo fine"), "fine");
 }
 

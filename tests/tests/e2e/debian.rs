@@ -87,7 +87,10 @@ fn heavy_debian_runs_in_every_mode() {
         ("nesting", "-c security.nesting=true"),
         ("limited", "-c limits.cpu=1 -c limits.memory=256MiB -c limits.processes=300"),
     ] {
-        host.duet(&format!("launch debian/13 {name} {keys} --wait=ready")).within(Duration::from_secs(120)).run().succeeded();
+        host.duet(&format!("launch debian/13 {name} {keys} --wait=ready"))
+            .within(Duration::from_secs(120))
+            .run()
+            .succeeded();
         let system = host
             .duet(&format!("exec {name} -- systemctl is-system-running --wait"))
             .within(Duration::from_secs(120))

@@ -119,9 +119,7 @@ fn streams_do_not_pile_up_in_the_daemon() {
     child.kill().unwrap();
     child.wait().unwrap();
     // The command ends with its reader.
-    eventually("the command's end", || {
-        (host.processes_inside("c1", "cat /dev/zero") == 0).then_some(())
-    });
+    eventually("the command's end", || (host.processes_inside("c1", "cat /dev/zero") == 0).then_some(()));
 }
 
 #[test]
@@ -226,9 +224,7 @@ fn a_closed_terminal_hangs_up() {
     }
     let ended = host.get(&format!("{operation}/wait?timeout=30"));
     assert_ne!(ended["status"], "Running", "{ended:#}");
-    eventually("the command's end", || {
-        (host.processes_inside("c1", "sleep 4711") == 0).then_some(())
-    });
+    eventually("the command's end", || (host.processes_inside("c1", "sleep 4711") == 0).then_some(()));
 }
 
 #[test]
@@ -301,7 +297,8 @@ fn exec_joins_every_namespace_and_limit_of_the_instance() {
     let init = host.inside("c1", "grep -E 'Seccomp:|CapBnd|NoNewPrivs' /proc/1/status");
     assert_eq!(own, init);
     // No descriptor of the host's comes along.
-    let descriptors = host.inside("c1", "for fd in /proc/$$/fd/*; do readlink $fd; done | grep -v -E '^(pipe|socket):' || true");
+    let descriptors =
+        host.inside("c1", "for fd in /proc/$$/fd/*; do readlink $fd; done | grep -v -E '^(pipe|socket):' || true");
     assert_eq!(descriptors, "", "{descriptors}");
 }
 
@@ -312,9 +309,7 @@ fn a_container_cannot_reach_the_host_through_exec() {
     let output = host.try_inside("c1", "echo x > /proc/self/exe");
     assert_ne!(output.code(), Some(0));
     let mut child = host.duet("exec c1 -- sh -c 'read x'").spawn();
-    within(Duration::from_secs(20), "the command", || {
-        (host.processes_inside("c1", "read x") > 0).then_some(())
-    });
+    within(Duration::from_secs(20), "the command", || (host.processes_inside("c1", "read x") > 0).then_some(()));
     // Processes inside see only those inside.
     let seen = host.inside("c1", "ls /proc | grep -c '^[0-9]'").parse::<usize>().unwrap();
     assert!(seen < 20, "{seen} processes are seen");

@@ -100,7 +100,7 @@ fn the_hosts_knobs_are_out_of_reach() {
         "mount -o remount,rw /sys",
         "v=$(cat /sys/kernel/mm/ksm/run); echo $v > /sys/kernel/mm/ksm/run",
         "hwclock -w",
-        "date -s @$(date +%s)",
+        "if date -s @$(date +%s) 2>&1 | grep -q permitted; then false; fi",
         "swapoff -a && false",
         "insmod /none.ko",
         "reboot -f -n & sleep 1; false",

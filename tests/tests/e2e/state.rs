@@ -25,7 +25,8 @@ fn a_stopped_instance_has_a_state() {
 #[test]
 fn processes_and_processor_time_are_counted() {
     let host = Host::new();
-    host.ok("launch busybox c1");
+    // With its address it has nothing left to do, and its processes are as many as they stay.
+    host.ok("launch busybox c1 --wait=ipv4");
     let first = state(&host);
     assert_eq!(first["status_code"], 103);
     let before = first["processes"].as_i64().unwrap();

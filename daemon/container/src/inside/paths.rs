@@ -58,7 +58,7 @@ pub(crate) fn open_or_make(root: impl AsFd, path: &Path, kind: Kind) -> io::Resu
 }
 
 /// Opens the directory that holds a path's last part, and names that part.
-pub(crate) fn open_parent<'p>(root: impl AsFd, path: &'p Path) -> io::Result<(OwnedFd, &'p OsStr)> {
+pub(crate) fn open_parent(root: impl AsFd, path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
     let (parent, name) = split(path)?;
     Ok((open(root, parent)?, name))
 }

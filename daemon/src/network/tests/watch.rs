@@ -20,7 +20,7 @@ fn sees_changes_as_they_come() {
         changes.wait_for(|state| state.has_ipv4()).await.unwrap();
         space.run("ip link set eth0 name wan0; ip link set wan0 mtu 1400");
         changes
-            .wait_for(|state| state.interface("wan0").is_some_and(|i| i.mtu == 1400 && i.addresses.len() > 0))
+            .wait_for(|state| state.interface("wan0").is_some_and(|i| i.mtu == 1400 && !i.addresses.is_empty()))
             .await
             .unwrap();
         space.run("ip addr del 192.0.2.5/24 dev wan0");

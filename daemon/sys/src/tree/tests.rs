@@ -211,7 +211,8 @@ fn wide(dir: &Path) {
 
 #[test]
 fn hostile_trees_are_copied_measured_and_removed() {
-    let table: [(&str, fn(&Path)); 7] = [
+    type Make = fn(&Path);
+    let table: [(&str, Make); 7] = [
         ("nothing at all", |_| {}),
         ("names", names),
         ("links", links),
