@@ -48,13 +48,11 @@ fn boots(image: &str, version: &str) {
     assert!(!processes::alive(pid));
     host.ok("start c1");
     host.ok("wait c1 --for ready");
-    // systemd was asked by its own signal, and says so.
-    let shutdown = host.inside("c1", "journalctl -b -1 --no-pager -q | tail -n 40");
-    assert!(
-        shutdown.contains("Reached target")
-            && (shutdown.contains("Power-Off") || shutdown.contains("Power Off") || shutdown.contains("Shutdown")),
-        "{shutdown}"
-    );
+    // systemd was asked by its own signal, and went all the way. (The boot id is the host's: to the journal it is one boot.)
+    let journal = host.inside("c1", "journalctl --no-pager -q");
+    for step in ["Received SIGRTMIN+3", "System Shutdown", "System Halt"] {
+        assert!(journal.contains(step), "{step}: {journal}");
+    }
     host.duet("exec c1 -- systemctl is-system-running --wait").within(Duration::from_secs(120)).run();
     let first = host.init_pid("c1");
     host.duet("exec c1 -- systemctl reboot").run();
