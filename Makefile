@@ -13,10 +13,10 @@ RELEASE   = $(or $(CARGO_TARGET_DIR),target)/release
 PROGRAMS  = duet duetd duet-monitor
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart build test lint bench install uninstall clean
+.PHONY: help quickstart build test test-host host-shell lint bench install uninstall clean
 
 help: ## say what each target does
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 quickstart: ## from a fresh Debian 12 or 13 to a running system container (as root)
 	@$(PACKAGING)/quickstart.sh
@@ -26,6 +26,12 @@ build: ## build duet, duetd and duet-monitor in release mode
 
 test: ## install what the tests need and run every test (as root)
 	@tests/run.sh
+
+test-host: ## check the built programs on a whole Debian machine in software, T=name for one file of checks (as root)
+	@tests/host/run.sh
+
+host-shell: ## a root shell on such a machine, which is gone when it is left (as root)
+	@tests/host/shell.sh
 
 lint: ## formatting, clippy with warnings as errors, shellcheck where it is installed
 	@$(PACKAGING)/lint.sh

@@ -1,0 +1,23 @@
+# shellcheck shell=bash
+# What all of the above left: in the journal, in the kernel's log, on the host. The last file by its name.
+
+check "no unit of the host failed" <<'END'
+is "" "$(systemctl --failed --plain --no-legend --no-pager)" "the list of failed units"
+END
+
+check "neither duetd nor dnsmasq wrote an error" <<'END'
+is "" "$(journalctl -p err --no-pager -q -o short -t dnsmasq -t dnsmasq-dhcp)" "the journal"
+is "" "$(journalctl --no-pager -q -o cat -t duetd | grep -E ' (ERROR|WARN) |panicked' || true)" "the daemon's log"
+END
+
+check "the kernel and AppArmor had nothing to complain of" <<'END'
+is "" "$(journalctl -k --no-pager -q -o cat | grep -E 'apparmor="DENIED"|Oops|BUG:|WARNING: CPU|Call Trace' || true)" "the log"
+END
+
+check "nothing is left of what was deleted" <<'END'
+is "" "$(duet list -f csv -c n)" "the list"
+is "" "$(find /sys/fs/cgroup/duet -mindepth 1 -maxdepth 1 -type d)" "the cgroups"
+is "" "$(ip -br link | grep '^duet[0-9a-f]\{8\}' || true)" "the links"
+fails pgrep -x duet-monitor
+fails grep -E ' /var/lib/duet' /proc/self/mountinfo
+END

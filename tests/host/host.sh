@@ -1,0 +1,75 @@
+# shellcheck shell=bash disable=SC2154
+# A test host with the freshly built programs installed in it as an admin would: `make install`, the group, the unit.
+# Sourced after lib.sh. A host that was booted once is kept as a snapshot, so that the next one is there in a second.
+# shellcheck source-path=SCRIPTDIR source=machine.sh
+source "$top/tests/host/machine.sh"
+
+images=(debian/13 debian/12 busybox)
+cache=$target/host-cache
+run=
+
+# start_host SERIAL: from nothing to a host that has all files. SERIAL is where QEMU puts its console; %s is the folder.
+start_host() {
+    local image ready serial
+    install_qemu
+    mkdir -p "$cache"
+    exec {host_lock}>"$cache/lock"
+    flock -n "$host_lock" || fail "Another test host runs: there is room for one on a machine like this."
+    image=$("$top/tests/host/image.sh")
+    run=$(mktemp -d "$cache/run.XXXXXX")
+    ready=$image/ready-$({ cat "$top/tests/host/machine.sh"; $qemu --version; } | sha256sum | cut -c 1-12).qcow2
+    stage
+    [ -e "$ready" ] || make_ready "$image" "$ready"
+    step "Starting the test host"
+    cp --reflink=auto "$ready" "$run/disk.qcow2"
+    # shellcheck disable=SC2059 # it is a format
+    printf -v serial "$1" "$run"
+    start_qemu "$image" "$run" -loadvm ready -serial "$serial"
+    # The clock stood still in the snapshot. The root directory's own mode and owner are not the archive's business.
+    within 60 "date -s @$(date +%s) >/dev/null && tar -C / --no-overwrite-dir --no-same-owner -xf /dev/vdb" \
+        || fail "The host could not unpack its files."
+}
+
+# What goes into the host, as it will lie there.
+stage() {
+    local root=$run/root name file
+    mkdir -p "$root/usr/local/lib" "$root/root/images"
+    make -s -C "$top" install DESTDIR="$root"
+    cp "$top/tests/host/inside.sh" "$root/usr/local/lib/duet-checks.sh"
+    # The end-to-end suite's cache; the newest of each.
+    for name in "${images[@]}"; do
+        # shellcheck disable=SC2012 # our own names
+        file=$(ls -t "$target/e2e-cache/${name/\//-}"-*.tar* 2>/dev/null | head -n 1)
+        [ -z "$file" ] || cp "$file" "$root/root/images/${name/\//-}.tar${file##*.tar}"
+    done
+    pack_files "$run" "$root"
+    rm -rf "$root"
+}
+
+make_ready() { # make_ready IMAGE RESULT
+    step "Booting it for the first time"
+    qemu-img create -q -f qcow2 -b "$(realpath "$1/disk.img")" -F raw "$run/disk.qcow2"
+    start_qemu "$1" "$run" -serial "file:$run/first-boot.log"
+    within 300 'systemctl is-system-running --wait' || { cat "$run/first-boot.log" >&2; fail "The test host does not boot."; }
+    tell_qemu "savevm ready"
+    end_qemu
+    rm -f "$1"/ready-*
+    mv "$run/disk.qcow2" "$2"
+}
+
+# Installs and starts duetd, and gives it its images.
+install_duet() {
+    step "Installing Duet in it"
+    within 180 "set -e; groupadd --system duet; systemctl daemon-reload; systemctl enable --now duetd 2>&1
+        cd /root/images
+        for file in *; do
+            name=\${file%.tar*}
+            duet image import \$file --alias \${name/-//}
+        done"
+}
+
+# Ends what was started and leaves nothing.
+end_host() {
+    end_qemu
+    [ -z "$run" ] || rm -rf "$run"
+}

@@ -1,0 +1,49 @@
+# shellcheck shell=bash
+# What the checks of a test host have in common, inside it. Each check is a script of its own that starts with this.
+set -euo pipefail
+
+# eventually SECONDS COMMAND...: waits until the command succeeds.
+eventually() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        if [ $SECONDS -ge $deadline ]; then
+            echo "not so in time: $*"
+            return 1
+        fi
+        # Between two looks at what nothing announces.
+        read -r -t 0.2 <> <(:) || true
+    done
+}
+
+# is WANTED FOUND [WHAT]
+is() {
+    [ "$1" = "$2" ] || { echo "${3:-it} is '$2' and not '$1'"; return 1; }
+}
+
+# fails COMMAND...: succeeds if the command does not.
+fails() {
+    if "$@"; then echo "this should fail: $*"; return 1; fi
+}
+
+skip() {
+    echo "$*"
+    exit 77
+}
+
+# need_image ALIAS
+need_image() {
+    duet image info "$1" >/dev/null 2>&1 || skip "no image $1 in target/e2e-cache: the end-to-end suite makes it"
+}
+
+# system_runs INSTANCE: its systemd says that all is well.
+system_runs() {
+    local state
+    state=$(duet exec "$1" -- systemctl is-system-running --wait) || true
+    is running "$state" "the system" || { duet exec "$1" -- systemctl --failed --plain --no-legend --no-pager; return 1; }
+}
+
+# in_cgroup INSTANCE FILE
+in_cgroup() {
+    cat "/sys/fs/cgroup/duet/$1/$2"
+}

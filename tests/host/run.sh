@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Checks the release binaries on a whole machine of our own: a Debian server with systemd, cgroup v2 and AppArmor, in
+# software. Each file in checks/ has one subject and ends with what it started removed.
+#
+#   make test-host             all of them
+#   make test-host T=limits    one file of them
+#   HOST_SUITE=bookworm        on Debian 12 instead of 13
+# shellcheck disable=SC2016 # what stands in single quotes is expanded in the host
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=../../daemon/packaging/lib.sh
+source "$(dirname "$0")/../../daemon/packaging/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=host.sh
+source "$top/tests/host/host.sh"
+
+passed=0 failed=0 skipped=0
+
+# check NAME <<END: runs a script in the host. It is passed if the script succeeds, skipped if its status is 77, and what
+# it printed is shown otherwise.
+check() {
+    local script output status=0 started=$SECONDS
+    script=$(cat)
+    output=$(within "${CHECK_SECONDS:-180}" ". /usr/local/lib/duet-checks.sh"$'\n'"$script" 2>&1) || status=$?
+    report "$1" "$status" "$output" "$started"
+}
+
+report() { # report NAME STATUS OUTPUT STARTED
+    case $2 in
+        0) passed=$((passed + 1)); printf 'passed   %s (%s s)\n' "$1" "$((SECONDS - $4))" ;;
+        77) skipped=$((skipped + 1)); printf 'skipped  %s: %s\n' "$1" "${3##*$'\n'}" ;;
+        *) failed=$((failed + 1)); printf 'FAILED   %s (status %s)\n         | %s\n' "$1" "$2" "${3//$'\n'/$'\n'         | }" ;;
+    esac
+}
+
+# What the host knows about a failure.
+keep_logs() {
+    local logs=$target/host-logs
+    rm -rf "$logs"
+    mkdir -p "$logs"
+    cp "$run/console.log" "$run/qemu.log" "$logs"
+    within 60 'journalctl --no-pager -o short-precise' > "$logs/journal.log" || true
+    within 60 'journalctl --no-pager -o short-precise -u duetd' > "$logs/duetd.log" || true
+    within 60 'for name in $(duet list -f csv -c n); do
+        echo "== $name"; duet config show $name --expanded; duet exec $name -- journalctl --no-pager -n 200; done' \
+        > "$logs/instances.log" 2>&1 || true
+    echo "What the host's console, journal and daemon said is in $logs."
+}
+
+need_root test-host
+started=$SECONDS
+trap end_host EXIT
+start_host 'file:%s/console.log'
+install_duet || { keep_logs; fail "Duet could not be installed in the test host."; }
+step "Checks"
+for file in "$top"/tests/host/checks/${T:-*}.sh; do
+    # shellcheck source=/dev/null
+    source "$file"
+done
+[ "$failed" = 0 ] || keep_logs
+printf '\nIt took %s s.\n%s passed, %s failed, %s skipped\n' "$((SECONDS - started))" "$passed" "$failed" "$skipped"
+[ "$failed" = 0 ]
