@@ -53,7 +53,16 @@ fn cpus(cgroup: &Cgroup, limits: &Limits, state: State) -> Result<()> {
     };
     let wanted = limits.cpus.as_ref().map(ToString::to_string);
     match place {
-        Place::V2(dir) => io::write(&dir.join("cpuset.cpus"), wanted.as_deref().unwrap_or("\n")),
+        Place::V2(dir) => {
+            let (file, slice) = (dir.join("cpuset.cpus"), dir.parent().unwrap_or(&dir).to_owned());
+            match &wanted {
+                Some(list) => io::write(&file, list),
+                // A set that has been narrowed cannot be emptied while processes are in it (ENOSPC): it becomes all that
+                // there is above it.
+                None => io::write(&file, "\n")
+                    .or_else(|_| io::write(&file, io::read(&slice.join("cpuset.cpus.effective"))?.trim())),
+            }
+        }
         Place::V1(dir) => {
             let (file, slice) = (dir.join("cpuset.cpus"), dir.parent().unwrap_or(&dir).to_owned());
             let attempt = || match &wanted {
