@@ -21,6 +21,7 @@ check() {
     script=$(cat)
     output=$(within "${CHECK_SECONDS:-180}" ". /usr/local/lib/duet-checks.sh"$'\n'"$script" 2>&1) || status=$?
     report "$1" "$status" "$output" "$started"
+    [ "$status" = 0 ] || kill -0 "$qemu_pid" 2>/dev/null || { keep_logs; fail "QEMU has ended: no more can be checked."; }
 }
 
 report() { # report NAME STATUS OUTPUT STARTED
