@@ -133,8 +133,8 @@ fn open_overlay(
     };
     let _user = assume_owner(&layers, userns.is_some())?;
     match stack_detached(&layers, attributes) {
-        // EINVAL: a kernel before 6.15 (detached layers) or 6.13 (layers given as descriptors).
-        Err(RootError::Overlay { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
+        // EINVAL: a kernel before 6.15 (detached layers). EBADF: one before 6.13, which takes no O_PATH descriptor here.
+        Err(RootError::Overlay { source, .. }) if matches!(source.raw_os_error(), Some(libc::EINVAL | libc::EBADF)) => {
             private::stack(&layers, userns.is_some(), attributes)
         }
         result => result,
