@@ -11,6 +11,7 @@ UNITDIR ?= $(if $(filter /usr,$(PREFIX)),/usr/lib/systemd/system,/etc/systemd/sy
 PACKAGING = daemon/packaging
 RELEASE   = $(or $(CARGO_TARGET_DIR),target)/release
 PROGRAMS  = duet duetd duet-monitor
+UNITS     = duetd.service duet-instances.service
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart build test test-host host-shell lint bench install uninstall clean
@@ -47,15 +48,16 @@ install: ## install programs, unit, completions and man pages under PREFIX (/usr
 		"$(DESTDIR)$(PREFIX)/share/zsh/site-functions" \
 		"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d"
 	install -m 0755 $(addprefix $(RELEASE)/,$(PROGRAMS)) "$(DESTDIR)$(BINDIR)"
-	sed 's|@BINDIR@|$(BINDIR)|g' $(PACKAGING)/duetd.service > "$(DESTDIR)$(UNITDIR)/duetd.service"
-	chmod 0644 "$(DESTDIR)$(UNITDIR)/duetd.service"
+	for unit in $(UNITS); do \
+		sed 's|@BINDIR@|$(BINDIR)|g' $(PACKAGING)/$$unit > "$(DESTDIR)$(UNITDIR)/$$unit" || exit; \
+		chmod 0644 "$(DESTDIR)$(UNITDIR)/$$unit"; done
 	$(RELEASE)/duet completion bash > "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/duet"
 	$(RELEASE)/duet completion zsh > "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_duet"
 	$(RELEASE)/duet completion fish > "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/duet.fish"
 	$(RELEASE)/duet __man "$(DESTDIR)$(PREFIX)/share/man/man1"
 
 uninstall: ## remove what install put there; instances and images in /var/lib/duet stay
-	rm -f $(addprefix "$(DESTDIR)$(BINDIR)"/,$(PROGRAMS)) "$(DESTDIR)$(UNITDIR)/duetd.service" \
+	rm -f $(addprefix "$(DESTDIR)$(BINDIR)"/,$(PROGRAMS)) $(addprefix "$(DESTDIR)$(UNITDIR)"/,$(UNITS)) \
 		"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/duet" \
 		"$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_duet" \
 		"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/duet.fish"

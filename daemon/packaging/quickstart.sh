@@ -63,8 +63,9 @@ start_daemon() {
     step "Starting duetd"
     if use_systemd; then
         systemctl daemon-reload
-        systemctl enable --quiet duetd.service
-        if [ -n "$renewed" ]; then systemctl restart duetd.service; else systemctl start duetd.service; fi \
+        systemctl enable --quiet duetd.service duet-instances.service
+        if [ -n "$renewed" ]; then systemctl restart duetd.service || true; fi
+        systemctl start duetd.service duet-instances.service \
             || fail "duetd did not start: 'journalctl -u duetd' says why."
         echo "It runs as the unit duetd.service."
         return

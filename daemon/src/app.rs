@@ -123,6 +123,10 @@ pub struct Parts {
     pub instances: Instances,
     /// What an admin should know.
     pub warnings: Warnings,
+    /// Fires when the host goes down: no instance is started any more.
+    pub closing: CancellationToken,
+    /// Fires when all instances were stopped: the daemon is to end.
+    pub leaving: CancellationToken,
     /// Fires when the daemon goes down.
     pub shutdown: CancellationToken,
 }

@@ -23,6 +23,8 @@ pub enum Kind {
     Unsupported,
     /// The body is larger than what is read.
     TooLarge,
+    /// The daemon is going down.
+    Closing,
     /// The host failed us.
     Internal,
 }

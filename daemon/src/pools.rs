@@ -177,10 +177,22 @@ fn profiles_using(app: &App, name: &str) -> Result<Vec<String>> {
 /// # Errors
 /// The inventory's.
 pub fn references(app: &App, pool: &str) -> Result<References> {
+    count(app, pool, None)
+}
+
+/// The same without one instance's own volume; its snapshots count.
+///
+/// # Errors
+/// The inventory's.
+pub fn references_but(app: &App, pool: &str, instance: i64) -> Result<References> {
+    count(app, pool, Some(instance))
+}
+
+fn count(app: &App, pool: &str, left_out: Option<i64>) -> Result<References> {
     let mut references = References::new();
     let instances = app.inventory.instances()?;
     let ids: std::collections::HashSet<i64> = instances.iter().filter(|i| i.pool == pool).map(|i| i.id).collect();
-    for instance in instances.iter().filter(|i| i.pool == pool) {
+    for instance in instances.iter().filter(|i| i.pool == pool && Some(i.id) != left_out) {
         references.add_volume(&instance.volume);
     }
     for snapshot in app.inventory.all_snapshots()?.iter().filter(|s| ids.contains(&s.instance_id)) {

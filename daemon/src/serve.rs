@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
+use sd_notify::NotifyState;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,8 @@ use crate::{api, host, images, networks, pools};
 
 /// How long running operations may take to end when the daemon goes down.
 const LAST_WORDS: Duration = Duration::from_secs(10);
+/// How long answers that are due may take to be sent when the daemon was asked to end.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// Threads for work that blocks; each costs little while it idles, and they go when idle.
 const WORKERS: usize = 64;
 
@@ -80,21 +83,30 @@ async fn serve(options: Options) -> Result<()> {
     let listener = listen(&app.paths.socket(), &options.group)?;
     tracing::info!(socket = %app.paths.socket().display(), version = crate::VERSION, "serving");
     let stopping = app.shutdown.clone();
-    let server = tokio::spawn(
+    let mut server = tokio::spawn(
         axum::serve(listener, api::router(app.clone()))
             .with_graceful_shutdown(async move { stopping.cancelled().await })
             .into_future(),
     );
+    // Under systemd as a service of Type=notify; elsewhere nobody listens.
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+        tracing::warn!(%error, "systemd could not be told that the daemon is ready");
+    }
     tokio::spawn(boot::autostart(app.clone()));
     tokio::spawn(schedule::run(app.clone()));
 
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = app.leaving.cancelled() => {}
     }
-    tracing::info!("going down; instances run on");
+    tracing::info!(running = app.instances.running().len(), "going down; what runs runs on");
     app.shutdown.cancel();
     drop(tokio::time::timeout(LAST_WORDS, app.operations.wait_tasks()).await);
+    if app.leaving.is_cancelled() {
+        // Whoever asked for it is answered.
+        drop(tokio::time::timeout(LAST_ANSWERS, &mut server).await);
+    }
     // Listeners of events and sessions are cut off with the process.
     server.abort();
     let _ = std::fs::remove_file(app.paths.socket());
@@ -113,6 +125,8 @@ fn open(paths: Paths, monitor: &Path) -> Result<App> {
         instances,
         images: Images::default(),
         warnings: Warnings,
+        closing: CancellationToken::new(),
+        leaving: CancellationToken::new(),
         shutdown: CancellationToken::new(),
         paths,
         inventory,

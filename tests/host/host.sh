@@ -60,7 +60,7 @@ make_ready() { # make_ready IMAGE RESULT
 # Installs and starts duetd, and gives it its images.
 install_duet() {
     step "Installing Duet in it"
-    within 180 "set -e; groupadd --system duet; systemctl daemon-reload; systemctl enable --now duetd 2>&1
+    within 180 "set -e; groupadd --system duet; systemctl daemon-reload; systemctl enable --now duetd duet-instances 2>&1
         cd /root/images
         for file in *; do
             name=\${file%.tar*}

@@ -18,6 +18,7 @@ use crate::api::{
 #[derive(Debug, Subcommand)]
 pub(crate) enum Admin {
     Init(Init),
+    Shutdown(Shutdown),
     Waitready(Waitready),
 }
 
@@ -26,7 +27,34 @@ impl Admin {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {
             Self::Init(command) => command.run(context).await,
+            Self::Shutdown(command) => command.run(context).await,
             Self::Waitready(command) => command.run(context).await,
+        }
+    }
+}
+
+/// Stop all instances, then the daemon
+///
+/// Instances stop by boot.stop.priority, the highest first, and each is killed after boot.host_shutdown_timeout. Those
+/// that ran are started again with the daemon. To stop the daemon alone, end it: instances run on.
+#[derive(Debug, Args)]
+pub(crate) struct Shutdown {
+    /// How long to wait for it, in seconds; 0 for as long as it takes
+    #[arg(short, long, default_value_t = 0)]
+    timeout: u64,
+}
+
+impl Shutdown {
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let url = Url::new(&["internal", "shutdown"]);
+        let ask = context.client.put(&url, &Value::Null, None);
+        if self.timeout == 0 {
+            ask.await?;
+            return Ok(());
+        }
+        match tokio::time::timeout(Duration::from_secs(self.timeout), ask).await {
+            Ok(outcome) => outcome.map(drop).map_err(Into::into),
+            Err(_) => bail!("the daemon still stops its instances after {} seconds; it goes on", self.timeout),
         }
     }
 }

@@ -30,7 +30,7 @@ use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{Method, Uri};
 use axum::middleware::Next;
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use serde::Deserialize;
 
 use crate::app::App;
@@ -95,6 +95,7 @@ pub fn router(app: App) -> Router {
     Router::new()
         .route("/", get(server::versions))
         .route("/internal/ready", get(server::ready))
+        .route("/internal/shutdown", put(server::shutdown))
         .route("/1.0", get(server::get).put(server::put).patch(server::patch))
         .route("/1.0/events", get(events::listen))
         .route("/1.0/metadata/configuration", get(projects::configuration))

@@ -93,6 +93,7 @@ pub fn status_of(kind: Kind) -> StatusCode {
         Kind::NotFound => StatusCode::NOT_FOUND,
         Kind::Conflict => StatusCode::CONFLICT,
         Kind::Forbidden => StatusCode::FORBIDDEN,
+        Kind::Closing => StatusCode::SERVICE_UNAVAILABLE,
         Kind::Changed => StatusCode::PRECONDITION_FAILED,
         Kind::Timeout => StatusCode::REQUEST_TIMEOUT,
         Kind::Unsupported => StatusCode::NOT_IMPLEMENTED,

@@ -13,6 +13,7 @@ use super::response::{Answer, Input, empty, etag, if_match, sync, tagged};
 use crate::app::App;
 use crate::config;
 use crate::error::Error;
+use crate::instances::shutdown;
 
 /// Names of additions to the API, each listed exactly when it works here.
 const EXTENSIONS: &[&str] = &[
@@ -60,6 +61,19 @@ pub(super) async fn versions() -> Response {
 /// `GET /internal/ready`, which `admin waitready` asks: the socket is there only when the daemon is ready.
 pub(super) async fn ready() -> Response {
     empty()
+}
+
+/// `PUT /internal/shutdown`, which `admin shutdown` asks: stops all instances, then the daemon.
+pub(super) async fn shutdown(State(app): State<App>) -> Answer {
+    let stopping = app.clone();
+    // A client that goes away changes nothing.
+    tokio::spawn(async move {
+        let outcome = shutdown::stop_all(&stopping).await;
+        stopping.leaving.cancel();
+        outcome
+    })
+    .await??;
+    Ok(empty())
 }
 
 /// `GET /1.0`.

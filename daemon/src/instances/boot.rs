@@ -196,7 +196,7 @@ pub async fn autostart(app: App) {
         y.autostart_priority.cmp(&x.autostart_priority).then_with(|| a.row.name.cmp(&b.row.name))
     });
     for (expanded, settings) in due {
-        if app.shutdown.is_cancelled() {
+        if app.shutdown.is_cancelled() || app.closing.is_cancelled() {
             return;
         }
         let entity = format!("/1.0/instances/{}", expanded.row.name);
@@ -216,6 +216,7 @@ pub async fn autostart(app: App) {
         if !settings.autostart_delay.is_zero() {
             tokio::select! {
                 () = app.shutdown.cancelled() => return,
+                () = app.closing.cancelled() => return,
                 () = tokio::time::sleep(settings.autostart_delay) => {}
             }
         }

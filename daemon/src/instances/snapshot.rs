@@ -216,12 +216,35 @@ pub async fn rename(app: &App, instance: &str, name: &str, new: &str) -> Result<
 /// Where it is not there.
 pub async fn delete(app: &App, instance: &str, name: &str) -> Result<()> {
     let row = expand::find_row(app, instance)?;
-    let _held = app.instances.slot(row.id).claim(Request::Update)?;
+    let held = app.instances.slot(row.id).claim(Request::Update)?;
     let snapshot = find(app, &row, name)?;
     let id = snapshot.id;
     app.inventory.write(move |tx| inventory::snapshots::delete(tx, id)).await?;
     pools::discard(app, &row.pool, snapshot.volume.objects()).await;
+    if held.from() == Observed::Stopped
+        && let Err(error) = compact(app, instance).await
+    {
+        tracing::warn!(instance, %error, "what the deleted snapshot held is not given back yet");
+    }
     app.events.lifecycle("instance-snapshot-deleted", path(instance, name), Value::Null);
+    Ok(())
+}
+
+/// Joins the layers of a stopped instance, which the caller holds, that only it needs: what was overwritten since a
+/// snapshot that is gone takes no room any more.
+async fn compact(app: &App, instance: &str) -> Result<()> {
+    let row = expand::find_row(app, instance)?;
+    if row.volume.lowers.is_empty() {
+        return Ok(());
+    }
+    let others = pools::references_but(app, &row.pool, row.id)?;
+    let (pool, volume) = (app.pools.get(&row.pool)?, row.volume.clone());
+    let Some(made) = blocking(move || pool.volume_compact(&volume, &others)).await? else { return Ok(()) };
+    let (id, compacted) = (row.id, (*made).clone());
+    app.inventory.write(move |tx| inventory::instances::set_volume(tx, id, &compacted)).await?;
+    made.keep();
+    pools::discard(app, &row.pool, row.volume.objects()).await;
+    app.instances.forget_usage(row.id);
     Ok(())
 }
 

@@ -23,7 +23,7 @@ use super::slot::Held;
 use super::undo::Undo;
 use super::{idmap, stop, templates};
 use crate::app::App;
-use crate::error::{Context, Error, Result, blocking};
+use crate::error::{Context, Error, Kind, Result, blocking};
 use crate::inventory::{self, Power};
 use crate::network::{Netns, NicSpec};
 
@@ -35,6 +35,9 @@ const CLEAN_UP: Duration = Duration::from_secs(20);
 /// # Errors
 /// With the step that failed; nothing is left of it.
 pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
+    if app.closing.is_cancelled() {
+        return Err(Error::new(Kind::Closing, "The daemon is shutting down: no instance is started any more"));
+    }
     let id = held.slot().id();
     let expanded = expand::find(app, name)?;
     let plan = plan::plan(app, &expanded)?;

@@ -271,6 +271,10 @@ async fn after(app: &App, slot: &Arc<Slot>, reason: ExitReason) {
         // Somebody started it meanwhile.
         return;
     }
+    if reason == ExitReason::Reboot && app.closing.is_cancelled() {
+        // It comes back when the host does.
+        return;
+    }
     let Ok(Some(row)) = app.inventory.instance_by_id(slot.id()) else { return };
     let source = format!("/1.0/instances/{}", row.name);
     if reason == ExitReason::Reboot {

@@ -182,29 +182,35 @@ impl Pool {
         self.finish(hold, |hold| self.stand_on(hold, snapshot.image.as_ref(), snapshot.lowers.clone()))
     }
 
-    /// The same volume with fewer layers: runs of frozen ones that nothing else needs (`others` are the references of
-    /// all but this volume) become one each, and what later layers had overwritten in them is freed. Worth calling
-    /// after a snapshot was deleted. None when there is no such run. The volume is stopped; commit the new value in the
-    /// place of the old one and discard the old one's objects. Files are linked, not copied.
+    /// The same volume with fewer layers: runs of layers that nothing else needs (`others` are the references of all but
+    /// this volume) become one each, and what later layers had overwritten in them is freed. Worth calling after a
+    /// snapshot was deleted. None when there is no such run. The volume is stopped; commit the new value in the place of
+    /// the old one and discard the old one's objects.
+    ///
+    /// Files are linked, not copied, those of the upper layer too. So until the old layers are gone, nobody may read
+    /// them who must not see what the volume writes: hold the instance, and with it all that its snapshots are made
+    /// of, from before `others` are counted.
     pub fn volume_compact(&self, volume: &Volume, others: &References) -> Result<Option<Made<Volume>>> {
         let hold = Hold::on(&self.0, volume.objects())?;
         let is_own = |layer: &LayerId| !others.contains(&Object::Layer(*layer));
-        let runs: Vec<&[LayerId]> = volume.lowers.chunk_by(|one, next| is_own(one) && is_own(next)).collect();
-        if runs.iter().all(|run| run.len() < 2) {
+        let layers: Vec<LayerId> = volume.layers().collect();
+        let runs: Vec<&[LayerId]> = layers.chunk_by(|one, next| is_own(one) && is_own(next)).collect();
+        if !self.capabilities().stacked || runs.iter().all(|run| run.len() < 2) {
             return Ok(None);
         }
         let made = self.finish(hold, |hold| {
-            let mut lowers = Vec::with_capacity(runs.len());
+            let mut compact = Vec::with_capacity(runs.len());
             for run in runs {
                 match run {
-                    [one] => lowers.push(*one),
+                    [one] => compact.push(*one),
                     run => match self.fold(hold, run, Files::Link) {
-                        Err(Error::Unfoldable { .. }) => lowers.extend_from_slice(run),
-                        folded => lowers.push(folded?),
+                        Err(Error::Unfoldable { .. }) => compact.extend_from_slice(run),
+                        folded => compact.push(folded?),
                     },
                 }
             }
-            Ok(Volume { lowers, ..volume.clone() })
+            let upper = compact.pop().unwrap_or(volume.upper);
+            Ok(Volume { image: volume.image.clone(), lowers: compact, upper })
         })?;
         Ok((*made != *volume).then_some(made))
     }

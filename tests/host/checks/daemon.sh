@@ -7,6 +7,8 @@ need_image busybox
 duet launch debian/13 stays --wait=ipv4,ready
 duet launch busybox stays2 --wait=ipv4
 duet config set stays limits.memory=400MiB
+# IPv6 addresses come by router advertisement, a moment later.
+eventually 30 sh -c '[ $(duet list -f csv -c 6 | grep -c ^fd42:) = 2 ]'
 duet list -f csv > /tmp/before
 duet query /1.0/instances/stays/state | jq .pid > /tmp/pid
 END

@@ -63,6 +63,29 @@ fn a_snapshot_costs_what_changed() {
 }
 
 #[test]
+fn a_deleted_snapshot_gives_back_what_only_it_held() {
+    let host = Host::new();
+    host.ok("launch busybox c1");
+    host.inside("c1", "echo kept >/kept");
+    host.ok("stop c1");
+    let before = used(&host);
+    host.ok("start c1");
+    host.inside("c1", "dd if=/dev/urandom of=/ballast bs=1M count=30 2>/dev/null; sync");
+    host.ok("stop c1");
+    host.ok("snapshot create c1 first");
+    host.ok("start c1");
+    host.inside("c1", "rm /ballast; echo more >/more; sync");
+    host.ok("snapshot create c1 second");
+    host.ok("stop c1");
+    host.ok("snapshot delete c1 second");
+    assert!(used(&host) > before + (30 << 20), "the first snapshot still needs it");
+    host.ok("snapshot delete c1 first");
+    duet_tests::eventually("the space being given back", || (used(&host) < before + (1 << 20)).then_some(()));
+    host.ok("start c1");
+    assert_eq!(host.inside("c1", "cat /kept /more; test -e /ballast || echo gone"), "kept\nmore\ngone");
+}
+
+#[test]
 fn a_deleted_instance_gives_its_space_back() {
     let host = Host::new();
     host.ok("create busybox c0");

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use duet_sys::mount::{self, Change, NODEV, NOEXEC, NOSUID, RDONLY};
 use duet_sys::pty::{self, Pty};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::mount::UnmountFlags;
 use rustix::thread::UnshareFlags;
 
@@ -103,7 +103,8 @@ impl Tree {
         self.attach(dev.as_fd(), Path::new("/dev"), Kind::Directory).step("mount /dev")?;
         let options = [("gid", Some("5")), ("mode", Some("620")), ("ptmxmode", Some("666")), ("max", Some("1024"))];
         let devpts = self.mount_new("devpts", "/dev/pts", &options, NOSUID | NOEXEC)?;
-        self.mount_new("tmpfs", "/dev/shm", &[("mode", Some("1777"))], NOSUID | NODEV)?;
+        let shm = self.mount_new("tmpfs", "/dev/shm", &[("mode", Some("1777"))], NOSUID | NODEV)?;
+        self.give_boot_id(&shm).step("give the container a boot id")?;
         self.mount_new("mqueue", "/dev/mqueue", &[], strict)?;
         let hotplug =
             mount::clone_tree(&self.stage, Path::new(stage::HOTPLUG), false).step("clone the hot plug directory")?;
@@ -114,6 +115,23 @@ impl Tree {
         }
         let console = self.make_console(&devpts).step("make the console")?;
         Ok(Built { console, devpts })
+    }
+
+    /// Covers the host's boot id (random(4), "/proc interfaces") by a fresh one: journald tells the boots of a machine
+    /// apart by it. The file is made in
+    /// `holder`, and no path leads to it there any more afterwards.
+    fn give_boot_id(&self, holder: &OwnedFd) -> io::Result<()> {
+        let Some(target) = if_exists(paths::open(&self.root, Path::new("/proc/sys/kernel/random/boot_id")))? else {
+            return Ok(());
+        };
+        let id = paths::read(&self.root, Path::new("/proc/sys/kernel/random/uuid"))?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(holder, c"boot-id", flags, Mode::from_raw_mode(0o444))?;
+        rustix::io::write(&file, &id)?;
+        let cover = mount::clone_tree(&file, Path::new(""), false)?;
+        mount::change(&cover, Change { set: NOSUID | NODEV | NOEXEC | RDONLY, ..Change::default() })?;
+        mount::attach(cover, target)?;
+        Ok(rustix::fs::unlinkat(holder, c"boot-id", AtFlags::empty())?)
     }
 
     fn make_console(&self, devpts: &OwnedFd) -> io::Result<Pty> {

@@ -19,6 +19,15 @@ pub(crate) fn open(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), CONFINED)?)
 }
 
+/// Reads a short file below `root`, at most 4 KiB of it.
+pub(crate) fn read(root: impl AsFd, path: &Path) -> io::Result<Vec<u8>> {
+    let file = rustix::fs::openat2(root, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty(), CONFINED)?;
+    let mut bytes = vec![0; 4096];
+    let len = rustix::io::read(file, &mut bytes)?;
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
 /// What a mount needs as its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {

@@ -1,8 +1,8 @@
 //! The container's console: its log since boot, and the one client that may be attached to it.
 //!
 //! The monitor always reads what the container writes, so that a boot never stalls for want of a reader. A client that
-//! reads slowly holds the container up for at most [`PATIENCE`]; what it has not taken by then is dropped for it (the
-//! log has it all).
+//! reads slowly holds the container up for at most [`PATIENCE`]; from then on, until it reads again, what is written is
+//! dropped for it (the log has it all).
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -75,6 +75,8 @@ struct Client {
     pending: Vec<u8>,
     /// Since when it has been holding the container up.
     stalled: Option<Instant>,
+    /// It held the container up for too long: what is written is dropped for it until it takes something again.
+    lost: bool,
 }
 
 /// The console.
@@ -109,7 +111,7 @@ impl Console {
         let (ours, theirs) = socket::stream_pair()?;
         socket::set_nonblocking(&ours, true)?;
         self.detach();
-        self.client = Some(Client { stream: ours, pending: Vec::new(), stalled: None });
+        self.client = Some(Client { stream: ours, pending: Vec::new(), stalled: None, lost: false });
         Ok(theirs)
     }
 
@@ -133,7 +135,7 @@ impl Console {
         } else {
             master |= PollFlags::OUT;
         }
-        if self.client.as_ref().is_some_and(|client| !client.pending.is_empty()) {
+        if self.client.as_ref().is_some_and(|client| client.lost || !client.pending.is_empty()) {
             client |= PollFlags::OUT;
         }
         Interest {
@@ -152,8 +154,9 @@ impl Console {
         if let Some(client) = &mut self.client
             && client.stalled.is_some_and(|since| since.elapsed() >= PATIENCE)
         {
-            client.pending.clear();
+            client.pending = Vec::new();
             client.stalled = None;
+            client.lost = true;
         }
     }
 
@@ -196,10 +199,10 @@ impl Console {
     }
 
     fn pass_on(&mut self, bytes: &[u8]) {
-        if let Some(client) = &mut self.client {
+        if let Some(client) = self.client.as_mut().filter(|client| !client.lost) {
             client.pending.extend_from_slice(bytes);
+            self.flush();
         }
-        self.flush();
     }
 
     /// Gives the client what it takes.
@@ -227,6 +230,9 @@ impl Console {
     /// The client's stream is ready for what was asked of it.
     pub fn client_ready(&mut self, events: PollFlags) {
         if events.intersects(PollFlags::OUT) {
+            if let Some(client) = &mut self.client {
+                client.lost = false;
+            }
             self.flush();
         }
         let gone = events.intersects(PollFlags::HUP | PollFlags::ERR);

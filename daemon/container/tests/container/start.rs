@@ -55,7 +55,9 @@ fn the_exit_code_and_the_killing_signal_of_init_are_told() {
     let container = container.start();
     let client = container.connect();
     client.watch().unwrap();
-    let console = container.connect().console(false).unwrap();
+    // The console goes with the connection that asked for it.
+    let holder = container.connect();
+    let console = holder.console(false).unwrap();
     rustix::io::write(&console, b"\n").unwrap();
     assert_eq!(container.wait_exit(&client).reason, ExitReason::Exited { code: 7 });
 

@@ -80,7 +80,7 @@ pub(in crate::network) fn write_host(dir: &NetworkDir, host: &StaticHost, mode: 
 /// Removes one host's file.
 pub(in crate::network) fn remove_host(dir: &NetworkDir, id: &str) -> Result<HostChange> {
     let path = dir.host_file(id);
-    match fs::remove_file(&path) {
+    match dir.remove_host_file(&path) {
         Ok(()) => Ok(HostChange::Replaced),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(HostChange::None),
         Err(e) => Err(Error::file("remove", path, e)),
@@ -95,7 +95,7 @@ pub(in crate::network) fn prune_hosts(dir: &NetworkDir, hosts: &[StaticHost]) ->
     for entry in fs::read_dir(&hosts_dir).map_err(|e| Error::file("read", &hosts_dir, e))? {
         let entry = entry.map_err(|e| Error::file("read", &hosts_dir, e))?;
         if !entry.file_name().to_str().is_some_and(|name| known.contains(name)) {
-            fs::remove_file(entry.path()).map_err(|e| Error::file("remove", entry.path(), e))?;
+            dir.remove_host_file(&entry.path()).map_err(|e| Error::file("remove", entry.path(), e))?;
             change = HostChange::Replaced;
         }
     }

@@ -95,11 +95,23 @@ impl NetworkDir {
         }
     }
 
+    /// A name beside the files that nobody else uses: several may write at once, each file by one of them.
+    fn temporary(&self) -> PathBuf {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        self.dir.join(format!(".new.{}", COUNTER.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// Removes a file of the hosts directory. dnsmasq is told of each one that is deleted there, tries to read it, and
+    /// logs an error; one that was moved away first it does not hear of.
+    fn remove_host_file(&self, path: &Path) -> io::Result<()> {
+        let temporary = self.temporary();
+        fs::rename(path, &temporary)?;
+        fs::remove_file(temporary)
+    }
+
     /// Writes a file of ours so that readers see the old text or the new one, never a part.
     pub fn write(&self, path: &Path, text: &str) -> Result<()> {
-        // Several may write at once, each file by one of them.
-        static COUNTER: AtomicU32 = AtomicU32::new(0);
-        let temporary = self.dir.join(format!(".new.{}", COUNTER.fetch_add(1, Ordering::Relaxed)));
+        let temporary = self.temporary();
         let write = || {
             let mut options = fs::OpenOptions::new();
             let mut file = options.write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
@@ -134,6 +146,7 @@ pub(super) async fn ensure(dir: &NetworkDir, wanted: Option<&str>, anew: bool) -
         }
         running.stop().await?;
     }
+    process::dying_are_gone().await;
     if !same {
         dir.write(&dir.config(), wanted)?;
     }

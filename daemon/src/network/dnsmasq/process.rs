@@ -97,6 +97,24 @@ impl Running {
     }
 }
 
+/// Waits until every dnsmasq is gone that is on its way out. The kernel takes a killed process' memory, and with it the
+/// command line by which we would know it, before it closes its sockets: for a moment it holds the port of a network
+/// and is nobody's.
+pub(super) async fn dying_are_gone() {
+    let Ok(processes) = fs::read_dir("/proc") else { return };
+    for process in processes.flatten() {
+        let dies = fs::read(process.path().join("comm")).is_ok_and(|comm| comm.trim_ascii() == DNSMASQ.name.as_bytes())
+            && fs::read(process.path().join("cmdline")).is_ok_and(|cmdline| cmdline.is_empty());
+        let pid = process.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+        let Some(pid) = pid.filter(|_| dies) else { continue };
+        let Ok(fd) = pidfd_open(pid, PidfdFlags::NONBLOCK) else { continue };
+        if let Ok(watched) = readable::register(fd) {
+            // One that hangs in the kernel is not ours to wait for; starting another says what is wrong.
+            let _ = timeout(STOP_DEADLINE, watched.readable()).await;
+        }
+    }
+}
+
 pub(super) fn config_argument(dir: &NetworkDir) -> String {
     format!("--conf-file={}", dir.config().display())
 }
