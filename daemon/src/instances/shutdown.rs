@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::expand;
@@ -57,6 +58,7 @@ async fn stop_one(app: &App, slot: &Arc<Slot>, name: &str, how: How) -> Result<(
         return Ok(());
     };
     stop::end(&held, how).await?;
+    app.events.lifecycle("instance-shutdown", format!("/1.0/instances/{name}"), Value::Null);
     drop(held);
     stop::delete_if_ephemeral(app, slot, name).await;
     Ok(())

@@ -92,6 +92,19 @@ impl Host {
         started.elapsed()
     }
 
+    /// Stops every instance and then the daemon, as systemd does when the host goes down, and asserts that it ends well.
+    #[track_caller]
+    pub fn shut_down(&mut self) {
+        self.ok("admin shutdown");
+        let mut daemon = self.daemon.take().expect("no daemon runs");
+        let status = wait(&mut daemon, DOWN);
+        assert!(
+            status.is_some_and(|status| status.success()),
+            "the daemon ended so: {status:?}\n{}",
+            self.daemon_log()
+        );
+    }
+
     /// Kills the daemon with SIGKILL.
     #[track_caller]
     pub fn kill_daemon(&mut self) {

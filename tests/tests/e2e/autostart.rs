@@ -13,7 +13,9 @@ fn reboot(host: &mut Host) {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL);
     }
     eventually("everything being dead", || pids.iter().all(|pid| !processes::alive(*pid)).then_some(()));
-    host.sh("ip link delete duetbr0 2>/dev/null || true; nft flush ruleset; rm -rf /run/*");
+    // What a name server of the host's notes in /run is not ours, and there again before we are.
+    host.sh("ip link delete duetbr0 2>/dev/null || true; nft flush ruleset");
+    host.sh("find /run -mindepth 1 -maxdepth 1 ! -name systemd ! -name resolvconf -exec rm -rf {} +");
     host.start_daemon();
 }
 
@@ -48,6 +50,45 @@ fn a_restarted_daemon_starts_nothing_that_was_stopped() {
     host.restart_daemon();
     assert_eq!(host.init_pid("c1"), pid);
     assert_eq!(host.status("c2"), "Stopped");
+}
+
+#[test]
+fn a_host_that_goes_down_stops_instances_in_order_and_gets_them_back() {
+    let mut host = Host::new();
+    host.ok("launch busybox last -c boot.stop.priority=-1");
+    host.ok("launch busybox first -c boot.stop.priority=10");
+    host.ok("launch busybox middle");
+    host.ok("launch busybox passing --ephemeral");
+    host.ok("launch busybox stuck -c boot.host_shutdown_timeout=1");
+    host.ok("create busybox idle");
+    for (name, does) in [("first", "touch /asked"), ("last", "touch /asked"), ("stuck", "sleep 1000")] {
+        host.inside(name, &format!("echo '::shutdown:/bin/{does}' >>/etc/inittab; kill -HUP 1"));
+    }
+    let mut events = host.events("lifecycle");
+    let stopping = std::thread::scope(|scope| {
+        let seen = scope.spawn(move || {
+            let mut seen = Vec::new();
+            while seen.len() < 5 {
+                let event =
+                    events.event("an instance's end", |event| event["metadata"]["action"] == "instance-shutdown");
+                let source = event["metadata"]["source"].as_str().unwrap().to_owned();
+                seen.push(source.rsplit('/').next().unwrap().to_owned());
+            }
+            seen
+        });
+        host.shut_down();
+        seen.join().unwrap()
+    });
+    assert_eq!((stopping[0].as_str(), stopping[4].as_str()), ("first", "last"), "{stopping:?}");
+    assert_eq!(host.running("duet-monitor"), Vec::<i32>::new());
+    host.start_daemon();
+    for name in ["first", "middle", "last", "stuck"] {
+        host.until_status(name, "Running");
+    }
+    host.inside("first", "test -e /asked");
+    host.inside("last", "test -e /asked");
+    assert_eq!(host.status("idle"), "Stopped");
+    host.fails("info passing", "not found");
 }
 
 #[test]
