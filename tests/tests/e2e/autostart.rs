@@ -89,6 +89,7 @@ fn a_host_that_goes_down_stops_instances_in_order_and_gets_them_back() {
     host.inside("last", "test -e /asked");
     assert_eq!(host.status("idle"), "Stopped");
     host.fails("info passing", "not found");
+    host.ok("delete --force stuck");
 }
 
 #[test]
