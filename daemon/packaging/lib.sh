@@ -60,7 +60,9 @@ at_least() { # at_least WANTED FOUND
 need_rust() {
     local wanted found
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$top/Cargo.toml")
-    if ! find_cargo && [ "$(id -u)" = 0 ] && command -v apt-cache >/dev/null && apt-cache show rustup >/dev/null 2>&1; then
+    # Its translated output and apt-cache show's exit status say nothing of use about a name that other packages mention.
+    if ! find_cargo && [ "$(id -u)" = 0 ] && command -v apt-cache >/dev/null \
+        && LC_ALL=C apt-cache policy rustup | grep -q '^ *Candidate: [0-9]'; then
         install_packages rustup
         as_owner rustup default stable
         find_cargo || true

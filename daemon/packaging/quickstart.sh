@@ -110,15 +110,13 @@ say_what_next() {
     duet list
     local with=
     [ -z "${DUET_DIR:-}" ] || with="export DUET_DIR=$state; "
-    cat <<NEXT
-
-Next, type (as root, or as a member of the group "duet", which is as mighty):
-  ${with}duet exec $name -- bash             a shell in it
-  duet launch $image c2            another one
-  duet snapshot create $name before   a snapshot; 'duet snapshot restore $name before' goes back to it
-  duet stop $name && duet delete $name   and it is gone
-  duet --help                      all the rest
-NEXT
+    printf '\nNext, type (as root, or as a member of the group "duet", which is as mighty):\n'
+    printf '  %-36s %s\n' \
+        "${with}duet exec $name -- bash" "a shell in it" \
+        "duet launch $image c2" "another one" \
+        "duet snapshot create $name before" "a snapshot; 'duet snapshot restore $name before' goes back to it" \
+        "duet stop $name && duet delete $name" "and it is gone" \
+        "duet --help" "all the rest"
 }
 
 need_root quickstart
