@@ -56,6 +56,12 @@ fn describe(stat: &Stat, kind: FileKind) -> Result<HeaderMap> {
     Ok(headers)
 }
 
+/// The length of a file, unless it cannot be told: what the kernel makes up when it is read, as in /proc, says of itself
+/// that it is empty.
+fn announced(stat: &Stat) -> Option<u64> {
+    Some(stat.size).filter(|size| *size > 0)
+}
+
 fn kind_of(stat: &Stat, path: &str) -> Result<FileKind> {
     match stat.kind {
         files::FileKind::File => Ok(FileKind::File),
@@ -78,8 +84,8 @@ pub(super) async fn head(State(app): State<App>, Path(name): Path<String>, Query
     let (stat, path) = stat;
     let kind = kind_of(&stat, &path)?;
     let mut headers = describe(&stat, kind)?;
-    if kind == FileKind::File {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(stat.size));
+    if let (FileKind::File, Some(size)) = (kind, announced(&stat)) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
     }
     Ok((headers, Body::empty()).into_response())
 }
@@ -129,8 +135,7 @@ pub(super) async fn get(State(app): State<App>, Path(name): Path<String>, Query(
             .await?;
             let mut headers = describe(&opened.stat, kind)?;
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-            // What the kernel makes up when it is read, as in /proc, says of itself that it is empty.
-            let size = Some(opened.stat.size).filter(|size| *size > 0);
+            let size = announced(&opened.stat);
             if let Some(size) = size {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
             }

@@ -52,19 +52,17 @@ fn cpus(cgroup: &Cgroup, limits: &Limits, state: State) -> Result<()> {
         return Ok(());
     };
     let wanted = limits.cpus.as_ref().map(ToString::to_string);
+    let (Place::V2(dir) | Place::V1(dir)) = &place;
+    let (file, slice) = (dir.join("cpuset.cpus"), dir.parent().unwrap_or(dir));
     match place {
-        Place::V2(dir) => {
-            let (file, slice) = (dir.join("cpuset.cpus"), dir.parent().unwrap_or(&dir).to_owned());
-            match &wanted {
-                Some(list) => io::write(&file, list),
-                // A set that has been narrowed cannot be emptied while processes are in it (ENOSPC): it becomes all that
-                // there is above it.
-                None => io::write(&file, "\n")
-                    .or_else(|_| io::write(&file, io::read(&slice.join("cpuset.cpus.effective"))?.trim())),
-            }
-        }
-        Place::V1(dir) => {
-            let (file, slice) = (dir.join("cpuset.cpus"), dir.parent().unwrap_or(&dir).to_owned());
+        Place::V2(_) => match &wanted {
+            Some(list) => io::write(&file, list),
+            // A set that has been narrowed cannot be emptied while processes are in it (ENOSPC): it becomes all that
+            // there is above it.
+            None => io::write(&file, "\n")
+                .or_else(|_| io::write(&file, io::read(&slice.join("cpuset.cpus.effective"))?.trim())),
+        },
+        Place::V1(_) => {
             let attempt = || match &wanted {
                 Some(list) => io::write(&file, list),
                 None => io::write(&file, io::read(&slice.join("cpuset.cpus"))?.trim()),
