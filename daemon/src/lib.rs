@@ -17,6 +17,7 @@ pub mod networks;
 pub mod operations;
 pub mod pools;
 pub mod readiness;
+pub mod resources;
 pub mod serve;
 pub mod storage;
 pub mod warnings;

@@ -19,6 +19,7 @@ mod profiles;
 mod projects;
 pub(crate) mod response;
 mod server;
+mod sftp;
 mod snapshots;
 mod storage_pools;
 mod warnings;
@@ -97,6 +98,7 @@ pub fn router(app: App) -> Router {
         .route("/internal/ready", get(server::ready))
         .route("/internal/shutdown", put(server::shutdown))
         .route("/1.0", get(server::get).put(server::put).patch(server::patch))
+        .route("/1.0/resources", get(server::resources))
         .route("/1.0/events", get(events::listen))
         .route("/1.0/metadata/configuration", get(projects::configuration))
         .route("/1.0/cluster", get(projects::cluster))
@@ -198,6 +200,7 @@ fn instance_routes() -> Router<App> {
         .route("/1.0/instances/{name}/exec", post(exec::post))
         .route("/1.0/instances/{name}/console", get(console::log).post(console::attach).delete(console::clear))
         .route("/1.0/instances/{name}/files", get(files::get).head(files::head).post(files::post).delete(files::delete))
+        .route("/1.0/instances/{name}/sftp", get(sftp::connect))
         .route("/1.0/instances/{name}/snapshots", get(snapshots::list).post(snapshots::create))
         .route(
             "/1.0/instances/{name}/snapshots/{snapshot}",

@@ -12,7 +12,7 @@ use duet_client::api::{
 use super::response::{Answer, Input, empty, etag, if_match, sync, tagged};
 use crate::app::App;
 use crate::config;
-use crate::error::Error;
+use crate::error::{Error, blocking};
 use crate::instances::shutdown;
 
 /// Names of additions to the API, each listed exactly when it works here.
@@ -61,6 +61,12 @@ pub(super) async fn versions() -> Response {
 /// `GET /internal/ready`, which `admin waitready` asks: the socket is there only when the daemon is ready.
 pub(super) async fn ready() -> Response {
     empty()
+}
+
+/// `GET /1.0/resources`.
+pub(super) async fn resources() -> Answer {
+    let found = blocking(|| Ok::<_, Error>(crate::resources::read())).await?;
+    Ok(sync(found))
 }
 
 /// `PUT /internal/shutdown`, which `admin shutdown` asks: stops all instances, then the daemon.

@@ -20,6 +20,7 @@ pub mod lifecycle;
 pub mod live;
 pub mod plan;
 pub mod schedule;
+pub mod sftp;
 pub mod shutdown;
 pub mod slot;
 pub mod snapshot;

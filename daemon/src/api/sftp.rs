@@ -1,0 +1,36 @@
+//! `/1.0/instances/{name}/sftp`: the connection becomes an SFTP session of the instance's files.
+
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use hyper_util::rt::TokioIo;
+
+use super::response::Answer;
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::instances::files;
+use crate::instances::sftp::Sftp;
+
+pub(super) async fn connect(State(app): State<App>, Path(name): Path<String>, mut request: Request) -> Answer {
+    let asked = request.headers().get(header::UPGRADE).is_some_and(|value| value.as_bytes() == b"sftp");
+    if !asked {
+        return Err(Error::invalid(
+            "this is an SFTP session: ask for it with \"Connection: Upgrade\" and \"Upgrade: sftp\"",
+        ));
+    }
+    let files = files::open(&app, &name).await?;
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        match upgraded.await {
+            Ok(stream) => russh_sftp::server::run(TokioIo::new(stream), Sftp::new(files)).await,
+            Err(error) => tracing::debug!(%error, "an SFTP client went away"),
+        }
+    });
+    switching()
+}
+
+fn switching() -> Result<Response> {
+    let headers = [(header::CONNECTION, "Upgrade"), (header::UPGRADE, "sftp")];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response())
+}
