@@ -98,13 +98,14 @@ pub fn analyse(events: &[Event]) -> Result<Breakdown> {
             .map(|event| event.time)
             .with_context(|| format!("no {what} in the trace"))
     };
-    let executed = |event: &&Event, path: &str| matches!(&event.kind, Kind::Exec(file) if file.ends_with(path));
+    // The monitor is executed through a descriptor; as a file service, which writes templates, by its path.
+    let is_monitor = |file: &str| file.starts_with("/proc/self/fd/");
     let init = events
         .iter()
-        .find(|event| matches!(&event.kind, Kind::Exec(file) if !file.contains("duet")))
+        .find(|event| matches!(&event.kind, Kind::Exec(file) if !is_monitor(file) && !file.ends_with("duet-monitor")))
         .context("no init was executed")?;
     let request = at("request", &|event| matches!(event.kind, Kind::Exit(ACCEPT4, fd) if fd >= 0))?;
-    let monitor = at("monitor", &|event| executed(&event, "duet-monitor"))?;
+    let monitor = at("monitor", &|event| matches!(&event.kind, Kind::Exec(file) if is_monitor(file)))?;
     let clone = at("clone of the init", &|event| event.kind == Kind::Fork(init.thread))?;
     let pivot = at("pivot_root", &|event| event.thread == init.thread && event.kind == Kind::Enter(PIVOT_ROOT))?;
     let landmarks = [
@@ -228,7 +229,7 @@ mod tests {
             event(1, 100, Kind::Exit(ACCEPT4, 9)),
             event(1, 110, Kind::Enter(257)),
             event(1, 210, Kind::Exit(257, 3)),
-            event(2, 300, Kind::Exec("/usr/bin/duet-monitor".to_owned())),
+            event(2, 300, Kind::Exec("/proc/self/fd/17".to_owned())),
             event(2, 310, Kind::Enter(435)),
             event(2, 350, Kind::Fork(3)),
             event(3, 360, Kind::Enter(165)),
