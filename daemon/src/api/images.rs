@@ -63,7 +63,7 @@ fn writable(row: &ImageRow) -> ImagePut {
 
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
     let rows = app.inventory.images()?;
-    if !query.deep() {
+    if !query.deep() && !query.selects() {
         return Ok(sync(rows.iter().map(|row| format!("/1.0/images/{}", row.fingerprint)).collect::<Vec<_>>()));
     }
     let mut aliases = aliases(&app)?;
@@ -71,7 +71,7 @@ pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>)
         let own = aliases.remove(&row.fingerprint).unwrap_or_default();
         wire(row, own)
     };
-    Ok(sync(rows.into_iter().map(render).collect::<Vec<_>>()))
+    query.answer(rows.into_iter().map(render).collect(), |image| format!("/1.0/images/{}", image.fingerprint))
 }
 
 pub(super) async fn get(State(app): State<App>, Path(fingerprint): Path<String>) -> Answer {

@@ -16,12 +16,15 @@ use crate::operations::{Operation, Plan};
 
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
     match query.level() {
-        0 => {
+        0 if !query.selects() => {
             let rows = app.inventory.instances()?;
             Ok(sync(rows.iter().map(|row| format!("/1.0/instances/{}", row.name)).collect::<Vec<_>>()))
         }
-        1 => Ok(sync(expand_all(&app)?.iter().map(|e| e.render(&app)).collect::<Vec<_>>())),
-        _ => Ok(sync(state::full_all(&app).await?)),
+        0 | 1 => {
+            let all = expand_all(&app)?.iter().map(|e| e.render(&app)).collect();
+            query.answer(all, |instance| format!("/1.0/instances/{}", instance.name))
+        }
+        _ => query.answer(state::full_all(&app).await?, |_| String::new()),
     }
 }
 

@@ -6,7 +6,9 @@
 mod console;
 mod events;
 mod exec;
+mod extensions;
 mod files;
+mod filter;
 mod image_aliases;
 mod images;
 mod instance_metadata;
@@ -42,6 +44,8 @@ use crate::error::{Error, Kind};
 pub(crate) struct Recursion {
     #[serde(default)]
     recursion: Option<String>,
+    #[serde(default)]
+    filter: Option<String>,
 }
 
 impl Recursion {
@@ -53,6 +57,20 @@ impl Recursion {
     /// 0: paths, 1: objects, 2: objects with their state. What is not a number counts as 0, as in Incus.
     fn level(&self) -> u8 {
         self.recursion.as_deref().and_then(|r| r.parse().ok()).unwrap_or(0)
+    }
+
+    /// Whether only some objects are wanted.
+    fn selects(&self) -> bool {
+        self.filter.as_deref().is_some_and(|filter| !filter.trim().is_empty())
+    }
+
+    /// The objects that are wanted, or their paths.
+    ///
+    /// # Errors
+    /// A filter that cannot be understood.
+    fn answer<T: serde::Serialize>(&self, items: Vec<T>, path: impl Fn(&T) -> String) -> response::Answer {
+        let kept = filter::keep(self.filter.as_deref(), items)?;
+        Ok(if self.deep() { response::sync(kept) } else { response::sync(kept.iter().map(path).collect::<Vec<_>>()) })
     }
 }
 

@@ -73,11 +73,7 @@ fn writable(network: &Network) -> NetworkPut {
 }
 
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
-    let list = all(&app).await?;
-    if query.deep() {
-        return Ok(sync(list));
-    }
-    Ok(sync(list.iter().map(|n| format!("/1.0/networks/{}", n.name)).collect::<Vec<_>>()))
+    query.answer(all(&app).await?, |network| format!("/1.0/networks/{}", network.name))
 }
 
 pub(super) async fn get(State(app): State<App>, Path(name): Path<String>) -> Answer {

@@ -41,7 +41,7 @@ fn find(app: &App, name: &str) -> Result<Profile> {
 
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
     let rows = app.inventory.profiles()?;
-    if !query.deep() {
+    if !query.deep() && !query.selects() {
         return Ok(sync(rows.iter().map(|row| format!("/1.0/profiles/{}", row.name)).collect::<Vec<_>>()));
     }
     let mut users = users(&app)?;
@@ -52,7 +52,7 @@ pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>)
             wire(row, used_by)
         })
         .collect::<Vec<_>>();
-    Ok(sync(profiles))
+    query.answer(profiles, |profile| format!("/1.0/profiles/{}", profile.name))
 }
 
 pub(super) async fn get(State(app): State<App>, Path(name): Path<String>) -> Answer {

@@ -40,7 +40,7 @@ fn exists(name: &str) -> Result<()> {
 }
 
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
-    if query.deep() { Ok(sync([default_project(&app)?])) } else { Ok(sync(["/1.0/projects/default"])) }
+    query.answer(vec![default_project(&app)?], |_| "/1.0/projects/default".to_owned())
 }
 
 pub(super) async fn get(State(app): State<App>, Path(name): Path<String>) -> Answer {

@@ -5,53 +5,14 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use duet_client::api::{
-    EXTENSION_IMAGE_BUILD, EXTENSION_WAIT, Server, ServerEnvironment, ServerPut, ServerStorageDriver,
-};
+use duet_client::api::{Server, ServerEnvironment, ServerPut, ServerStorageDriver};
 
+use super::extensions::EXTENSIONS;
 use super::response::{Answer, Input, empty, etag, if_match, sync, tagged};
 use crate::app::App;
 use crate::config;
 use crate::error::{Error, blocking};
 use crate::instances::shutdown;
-
-/// Names of additions to the API, each listed exactly when it works here.
-const EXTENSIONS: &[&str] = &[
-    "container_host_shutdown_timeout",
-    "container_stop_priority",
-    "etag",
-    "patch",
-    "image_compression_algorithm",
-    "directory_manipulation",
-    "container_cpu_time",
-    "network",
-    "profile_usedby",
-    "container_exec_recording",
-    "network_dhcp_expiry",
-    "resources",
-    "file_append",
-    "network_dns_search",
-    "id_map",
-    "snapshot_expiry",
-    "operation_description",
-    "network_leases",
-    "network_state",
-    "snapshot_scheduling",
-    "instances",
-    "image_types",
-    "api_os",
-    "instance_allow_inconsistent_copy",
-    "unix_device_mode",
-    "container_disk_shift",
-    "snapshot_schedule_aliases",
-    "metadata_configuration",
-    "instance_create_start",
-    "container_recursion_full",
-    "container_full",
-    "instance_get_full",
-    EXTENSION_WAIT,
-    EXTENSION_IMAGE_BUILD,
-];
 
 /// `GET /`: which versions of the API there are.
 pub(super) async fn versions() -> Response {

@@ -40,11 +40,8 @@ fn writable(pool: &StoragePool) -> StoragePoolPut {
 }
 
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
-    let rows = app.inventory.pools()?;
-    if query.deep() {
-        return Ok(sync(rows.into_iter().map(|row| wire(&app, row)).collect::<Result<Vec<_>>>()?));
-    }
-    Ok(sync(rows.iter().map(|row| format!("/1.0/storage-pools/{}", row.name)).collect::<Vec<_>>()))
+    let pools = app.inventory.pools()?.into_iter().map(|row| wire(&app, row)).collect::<Result<Vec<_>>>()?;
+    query.answer(pools, |pool| format!("/1.0/storage-pools/{}", pool.name))
 }
 
 pub(super) async fn get(State(app): State<App>, Path(name): Path<String>) -> Answer {

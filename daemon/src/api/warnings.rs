@@ -4,7 +4,7 @@ use axum::extract::{Path, Query, State};
 use duet_client::api::{Warning, WarningPut};
 
 use super::Recursion;
-use super::response::{Answer, Input, empty, etag, sync, tagged};
+use super::response::{Answer, Input, empty, etag, tagged};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::inventory::{self, WarningRow};
@@ -30,11 +30,8 @@ fn find(app: &App, uuid: &str) -> Result<WarningRow> {
 }
 
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
-    let rows = app.inventory.warnings()?;
-    if query.deep() {
-        return Ok(sync(rows.into_iter().map(wire).collect::<Vec<_>>()));
-    }
-    Ok(sync(rows.iter().map(|row| format!("/1.0/warnings/{}", row.uuid)).collect::<Vec<_>>()))
+    let warnings = app.inventory.warnings()?.into_iter().map(wire).collect();
+    query.answer(warnings, |warning: &duet_client::api::Warning| format!("/1.0/warnings/{}", warning.uuid))
 }
 
 pub(super) async fn get(State(app): State<App>, Path(uuid): Path<String>) -> Answer {

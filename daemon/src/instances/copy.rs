@@ -29,9 +29,7 @@ pub fn resolve(app: &App, source: &InstanceSource) -> Result<From> {
     if source.refresh {
         return Err(Error::invalid("refreshing an existing copy is not served: delete it and copy again"));
     }
-    if source.live {
-        return Err(Error::invalid("a live copy is not served for containers: leave --stateful out"));
-    }
+    // `live` is what Incus' client says of everything that runs; of a container, files are copied and no memory.
     let (name, snapshot) = split(&source.source);
     let row = expand::find_row(app, name)?;
     let snapshot = snapshot.map(|wanted| snapshot::find(app, &row, wanted)).transpose()?;

@@ -160,7 +160,13 @@ impl Handler for Sftp {
             truncate: flags.contains(Flag::TRUNCATE),
         };
         let mode = attributes.permissions.map_or(0o644, |mode| mode & 0o7777);
-        let handle = self.with(move |files| files.open(path, flags, mode, owner(&attributes))).await?.handle;
+        let work = move |files: &mut FileSession| match files.open(&path, flags, mode, owner(&attributes)) {
+            // As open(2): a directory may be opened for reading, and Incus' client opens what it pulls before it asks
+            // what it is.
+            Err(FileError::IsADirectory { .. }) if !flags.write => files.open_dir(&path),
+            outcome => outcome,
+        };
+        let handle = self.with(work).await?.handle;
         Ok(opened(id, handle))
     }
 
