@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use duet_client::api::{self, Image, ImageAlias, ImagePatch, ImagePut, ImagesPost};
+use duet_client::api::{self, Image, ImageAlias, ImagePatch, ImagePut, ImagesPost, Timestamp};
 use futures_util::StreamExt;
 use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
@@ -20,12 +20,18 @@ use crate::images::{self, Facts, Incoming, Upload};
 use crate::inventory::ImageRow;
 use crate::operations::{Operation, Plan};
 
+/// When an image expires, or the API's word for never.
+fn expiry(at: jiff::Timestamp) -> Timestamp {
+    let at = Timestamp(at);
+    if at.is_set() { at } else { Timestamp::ZERO }
+}
+
 fn wire(row: ImageRow, aliases: Vec<ImageAlias>) -> Image {
     Image {
         auto_update: row.auto_update,
         properties: row.properties,
         public: row.public,
-        expires_at: row.expires_at.into(),
+        expires_at: expiry(row.expires_at),
         profiles: row.profiles,
         aliases,
         architecture: row.architecture,
@@ -56,7 +62,7 @@ fn writable(row: &ImageRow) -> ImagePut {
         auto_update: row.auto_update,
         properties: row.properties.clone(),
         public: row.public,
-        expires_at: row.expires_at.into(),
+        expires_at: expiry(row.expires_at),
         profiles: row.profiles.clone(),
     }
 }
@@ -140,13 +146,34 @@ pub(super) async fn create(State(app): State<App>, request: Request) -> Answer {
     if let Ok(boundary) = multer::parse_boundary(&kind) {
         return upload_form(app, request, boundary).await;
     }
-    if kind.starts_with("application/octet-stream") {
-        return upload_file(app, request).await;
-    }
+    let request = match kind.as_str() {
+        "" => {
+            let (is_json, request) = begins_like_json(request).await?;
+            if !is_json {
+                return upload_file(app, request).await;
+            }
+            request
+        }
+        kind if kind.starts_with("application/octet-stream") => return upload_file(app, request).await,
+        _ => request,
+    };
     let bytes = body_bytes(request.into_body()).await?;
     let post: ImagesPost = parse(&bytes)?;
     let operation = from_source(&app, post)?;
     Ok(accepted(&operation))
+}
+
+/// Looks at the first piece of a body that does not say what it is, as pylxd sends images. No image begins with a brace.
+async fn begins_like_json(request: Request) -> Result<(bool, Request)> {
+    let (parts, body) = request.into_parts();
+    let mut pieces = body.into_data_stream();
+    let first = match pieces.next().await {
+        Some(piece) => piece.map_err(|e| Error::invalid(format!("the upload broke off: {e}")))?,
+        None => return Err(Error::invalid("the request has no body: send an image, or say in JSON where it is")),
+    };
+    let is_json = first.trim_ascii_start().first().is_some_and(|byte| *byte == b'{');
+    let body = Body::from_stream(futures_util::stream::once(async { Ok(first) }).chain(pieces));
+    Ok((is_json, Request::from_parts(parts, body)))
 }
 
 fn from_source(app: &App, post: ImagesPost) -> Result<Arc<Operation>> {

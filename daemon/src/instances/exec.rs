@@ -32,6 +32,8 @@ use crate::readiness::register;
 
 /// How long a client may take to connect its websockets.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a client may take to close its side of a stream.
+const LAST_FRAME: Duration = Duration::from_secs(2);
 /// Bytes moved at a time.
 const CHUNK: usize = 64 << 10;
 
@@ -257,10 +259,11 @@ async fn interactive(
     Ok(())
 }
 
-/// The end of a stream as Incus' clients expect it: an empty text frame, then a closed connection.
+/// The end of a stream as Incus' clients expect it: an empty text frame, then a closed connection. The connection stays
+/// for a moment, so that the client can close its side too (RFC 6455, 7.1.1), but nobody waits for that.
 async fn close(mut socket: WebSocket) {
-    if socket.send(Message::Text("".into())).await.is_ok() {
-        let _ = socket.send(Message::Close(None)).await;
+    if socket.send(Message::Text("".into())).await.is_ok() && socket.send(Message::Close(None)).await.is_ok() {
+        tokio::spawn(tokio::time::timeout(LAST_FRAME, async move { while let Some(Ok(_)) = socket.recv().await {} }));
     }
 }
 
