@@ -42,6 +42,9 @@ with_cargo_test() {
 need_root test
 step "Packages"
 install_packages "${host_packages[@]}" "${build_packages[@]}" "${test_packages[@]}"
+step "Other people's clients"
+DUET_TEST_CLIENTS=$("$top/tests/clients.sh")
+export DUET_TEST_CLIENTS
 need_rust
 cd "$top"
 step "Release build"

@@ -100,6 +100,12 @@ install_packages() {
     fi
 }
 
+# Where the machine's own apt sources have an archive from.
+mirror_of() { # mirror_of debian|debian-security
+    # shellcheck disable=SC2016 # apt fills these in
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | sed 's,/*$,,' | grep -m 1 "/$1\$"
+}
+
 # What duetd runs on the host, and what its images are built with.
 host_packages=(dnsmasq-base nftables mmdebstrap debootstrap debian-archive-keyring busybox-static squashfs-tools
     xz-utils zstd ca-certificates)

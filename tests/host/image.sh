@@ -15,12 +15,6 @@ packages=(systemd-sysv dbus udev kmod linux-image-amd64 initramfs-tools apparmor
     iproute2 iputils-ping procps util-linux less sudo cron logrotate openssh-server ca-certificates curl jq bsdutils
     acl attr libcap2-bin btrfs-progs e2fsprogs ufw "${host_packages[@]}")
 
-# The mirror is that of the machine's own apt sources.
-mirror_of() { # mirror_of debian|debian-security
-    # shellcheck disable=SC2016 # apt fills these in
-    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | sed 's,/*$,,' | grep -m 1 "/$1\$"
-}
-
 sources() {
     local debian security
     debian=$(mirror_of debian) || fail "apt has no source of Debian here: see /etc/apt/sources.list.d."

@@ -33,5 +33,5 @@ pub mod wait;
 pub mod websocket;
 
 pub use command::Output;
-pub use host::Host;
+pub use host::{Host, clients};
 pub use wait::eventually;

@@ -17,6 +17,14 @@ wire! {
         pub used_by: Vec<String>,
     }
 
+    /// What of a project can be changed.
+    pub struct ProjectPut {
+        /// Its configuration.
+        pub config: BTreeMap<String, String>,
+        /// What it is for.
+        pub description: String,
+    }
+
     /// `POST /1.0/projects`.
     pub struct ProjectsPost {
         /// Its keys.

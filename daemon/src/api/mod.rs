@@ -121,7 +121,7 @@ pub fn router(app: App) -> Router {
         .route("/1.0/metadata/configuration", get(projects::configuration))
         .route("/1.0/cluster", get(projects::cluster))
         .route("/1.0/projects", get(projects::list))
-        .route("/1.0/projects/{name}", get(projects::get))
+        .route("/1.0/projects/{name}", get(projects::get).put(projects::put).patch(projects::put))
         .route("/1.0/projects/{name}/state", get(projects::state))
         .merge(operation_routes())
         .merge(profile_routes())

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
 use axum::response::Response;
-use duet_client::api::{Cluster, Project, ProjectState, ProjectStateResource};
+use duet_client::api::{Cluster, Project, ProjectPut, ProjectState, ProjectStateResource};
 
 use super::Recursion;
-use super::response::{Answer, etag, sync, tagged};
+use super::response::{Answer, Input, empty, etag, if_match, sync, tagged};
 use crate::app::App;
 use crate::config;
 use crate::error::{Error, Result};
@@ -48,6 +49,25 @@ pub(super) async fn get(State(app): State<App>, Path(name): Path<String>) -> Ans
     let project = default_project(&app)?;
     let tag = etag(&(&project.config, &project.description));
     Ok(tagged(project, &tag))
+}
+
+/// `PUT` and `PATCH /1.0/projects/default`, by which clients bring a server to a configuration that they saved: what is
+/// as it has to be is fine.
+pub(super) async fn put(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Input(body): Input<ProjectPut>,
+) -> Answer {
+    exists(&name)?;
+    let project = default_project(&app)?;
+    if_match(&headers, &etag(&(&project.config, &project.description)))?;
+    if let Some((key, value)) = body.config.iter().find(|(key, value)| project.config.get(*key) != Some(value)) {
+        return Err(Error::invalid(format!(
+            "{key}={value}: the project \"default\" is the only one and its configuration cannot be changed"
+        )));
+    }
+    Ok(empty())
 }
 
 pub(super) async fn state(State(app): State<App>, Path(name): Path<String>) -> Answer {

@@ -230,9 +230,10 @@ async fn interactive(
                         break;
                     }
                 }
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                // A text frame says that the client's input has ended; a terminal has no such thing, and stays.
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Text(_))) => {}
                 // The client went away: the terminal closes, and what runs in it gets SIGHUP.
-                Some(Ok(Message::Text(_) | Message::Close(_)) | Err(_)) | None => break,
+                Some(Ok(Message::Close(_)) | Err(_)) | None => break,
             },
             // Everything there was to read has been read (biased), and the program is gone: a child that keeps the
             // terminal open does not keep the session.

@@ -452,6 +452,14 @@ fn harness_binary(name: &str) -> PathBuf {
     profile_folder().join(name)
 }
 
+/// The folder of other people's clients, as `tests/clients.sh` makes it.
+pub fn clients() -> PathBuf {
+    let folder =
+        std::env::var_os("DUET_TEST_CLIENTS").map_or_else(|| profile_folder().join("../clients"), PathBuf::from);
+    assert!(folder.join("bin/incus").exists(), "{} has no clients: run the tests with 'make test'", folder.display());
+    folder
+}
+
 /// The folder of the programs under test: `DUET_TEST_BINARIES`, or what the test's own profile built.
 fn binaries() -> PathBuf {
     let folder = std::env::var_os("DUET_TEST_BINARIES").map_or_else(profile_folder, PathBuf::from);

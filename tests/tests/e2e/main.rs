@@ -7,6 +7,7 @@ mod adoption;
 mod api;
 mod autostart;
 mod cli;
+mod clients;
 mod console;
 mod debian;
 mod devices;
