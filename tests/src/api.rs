@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::conformance;
+
 /// How long an answer may take. Operations are waited for with requests that themselves wait.
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -91,11 +93,17 @@ impl<'a> Request<'a> {
         self.header("Content-Type", "application/json").body(value.to_string())
     }
 
-    /// Sends it over a connection of its own and reads the whole answer.
+    /// Sends it over a connection of its own, reads the whole answer and asserts that it is one that Incus might give.
     #[track_caller]
     pub fn send(self) -> Response {
-        let what = format!("{} {}", self.method, self.path);
-        self.try_send().unwrap_or_else(|error| panic!("{what}: {error}"))
+        let (method, path) = (self.method.to_owned(), self.path.clone());
+        let response = self.try_send().unwrap_or_else(|error| panic!("{method} {path}: {error}"));
+        if response.header("content-type").is_some_and(|kind| kind.starts_with("application/json"))
+            && let Ok(body) = serde_json::from_slice(&response.body)
+        {
+            conformance::assert_conforms(&method, &path, response.status, &body);
+        }
+        response
     }
 
     /// As [`send`](Self::send), for a daemon that may not be there.

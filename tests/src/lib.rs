@@ -21,6 +21,7 @@ pub mod api;
 pub mod bench;
 pub mod cgroups;
 pub mod command;
+pub mod conformance;
 pub mod host;
 pub mod images;
 pub mod leaks;

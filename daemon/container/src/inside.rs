@@ -13,6 +13,7 @@ use crate::spec::Rlimit;
 use crate::step::{Step, StepError};
 
 pub(crate) mod exec;
+pub(crate) mod files;
 pub(crate) mod hotplug;
 pub(crate) mod init;
 pub(crate) mod link;

@@ -38,6 +38,9 @@ pub struct ContainerSpec {
     /// Whether the root filesystem is mounted read-only.
     #[serde(default)]
     pub root_read_only: bool,
+    /// Files that are written into the root filesystem before anything is mounted on it. The root is then not read-only.
+    #[serde(default)]
+    pub files: Vec<FileSpec>,
     /// The user namespace's map; `None` makes the container privileged (no user namespace).
     pub idmap: Option<IdMap>,
     /// The program that becomes PID 1, with its arguments. Empty: the first of [`DEFAULT_INITS`] that exists.
@@ -96,6 +99,7 @@ impl ContainerSpec {
             console_log_limit: DEFAULT_CONSOLE_LOG_LIMIT,
             root,
             root_read_only: false,
+            files: Vec::new(),
             idmap,
             init: Vec::new(),
             environment: BTreeMap::new(),
@@ -128,7 +132,7 @@ impl ContainerSpec {
             map.check()?;
         }
         let targets = self.mounts.iter().map(|m| &m.target).chain(self.devices.iter().map(|d| &d.target));
-        for target in targets {
+        for target in targets.chain(self.files.iter().map(|file| &file.path)) {
             check_target(target)?;
         }
         for mount in &self.mounts {
@@ -217,6 +221,17 @@ impl IdMap {
             Err(SpecError::IdMap(*self))
         }
     }
+}
+
+/// A file that the container's root filesystem gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSpec {
+    /// Its absolute path in the container; resolved within the root. What is missing on the way is made.
+    pub path: PathBuf,
+    /// Its content.
+    pub content: String,
+    /// Whether one that is there already is left as it is.
+    pub create_only: bool,
 }
 
 /// A filesystem, or a part of one, that the container sees besides its root.

@@ -81,7 +81,7 @@ fn device_option(row: &DeviceOption) -> Value {
     entry.insert("shortdesc".to_owned(), row.short.into());
     entry.insert("type".to_owned(), row.kind.type_name().into());
     if !row.default.is_empty() {
-        entry.insert("default".to_owned(), row.default.into());
+        entry.insert("defaultdesc".to_owned(), row.default.into());
     }
     json!({ row.name: entry })
 }

@@ -42,7 +42,7 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
     let expanded = expand::find(app, name)?;
     let plan = plan::plan(app, &expanded)?;
     let map = idmap::of(app, &expanded, &plan.settings)?;
-    templates::apply(app, &expanded).await?;
+    let files = templates::apply(app, &expanded, plan.root_read_only).await?;
     for nic in &plan.nics {
         if let Some(host) = &nic.host {
             app.network.set_host(&nic.parent, host).await.map_err(crate::networks::error)?;
@@ -50,7 +50,8 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
     }
 
     let mut undo = Undo::default();
-    let prepared = prepare(app, &expanded, &plan, map.ids, &mut undo)?;
+    let mut prepared = prepare(app, &expanded, &plan, map.ids, &mut undo)?;
+    prepared.spec.files = files;
     let binary = app.instances.monitor_binary();
     let (spec, log) = (prepared.spec, prepared.log);
     let created =

@@ -1,7 +1,7 @@
 //! An instance's `metadata.yaml` and templates: the image's, until somebody edits the instance's own.
 //!
-//! Templates are rendered into the stopped root just before a start, for the occasions that are due: `create`, `copy` or
-//! `rename` once, `start` each time.
+//! Templates are rendered just before a start, for the occasions that are due (`create`, `copy` or `rename` once, `start`
+//! each time), and written by the container's init before it is one.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,6 +12,7 @@ use duet_images::{
 
 use duet_container::files::{FileError, FileSession, Owner, Target, WriteOptions};
 use duet_container::rootfs;
+use duet_container::spec::FileSpec;
 use std::os::fd::AsFd;
 
 use super::expand::Expanded;
@@ -113,15 +114,44 @@ fn write_atomically(dir: &std::path::Path, name: &str, content: &[u8]) -> Result
     std::fs::rename(&temporary, dir.join(name)).doing("cannot keep the instance's metadata")
 }
 
-/// Renders what is due into the stopped root of an instance that is about to start.
+/// How much may go with a container's specification, in bytes. As JSON it may grow sixfold, and has to fit into one packet
+/// of the monitor's with all the rest.
+const LARGEST_PASSED: usize = 16 << 10;
+
+/// What is due at a start that is about to be: files for the container's init to write. What cannot be left to it (the
+/// root is read-only for it, or there is too much) is written here.
 ///
 /// # Errors
 /// A template that cannot be rendered or written.
-pub async fn apply(app: &App, expanded: &Expanded) -> Result<()> {
-    let metadata = metadata(app, expanded)?;
-    if metadata.templates.is_empty() {
-        return Ok(());
+pub async fn apply(app: &App, expanded: &Expanded, read_only: bool) -> Result<Vec<FileSpec>> {
+    let files = render(app, expanded)?;
+    let size: usize = files.iter().map(|file| file.content.len()).sum();
+    if !read_only && size <= LARGEST_PASSED && files.iter().all(|file| std::str::from_utf8(&file.content).is_ok()) {
+        let spec = |file: RenderedFile| FileSpec {
+            path: file.path.into(),
+            content: String::from_utf8_lossy(&file.content).into_owned(),
+            create_only: file.create_only,
+        };
+        return Ok(files.into_iter().map(spec).collect());
     }
+    let privileged = InstanceSettings::from_config(&expanded.config).is_ok_and(|s| s.privileged);
+    let pool = app.pools.get(&expanded.row.pool)?;
+    let program = app.instances.monitor_path().to_owned();
+    let volume = expanded.row.volume.clone();
+    blocking(move || -> Result<()> {
+        let source = pool.volume_root(&volume)?;
+        let root = rootfs::open_detached(&source, None, false, true).doing("cannot mount the instance's root")?;
+        let target = Target::Root { root: root.as_fd(), id_limit: (!privileged).then_some(RANGE) };
+        let mut session = FileSession::spawn(&program, &target).map_err(|e| super::files::failure(&e))?;
+        files.iter().try_for_each(|file| write(&mut session, file)).map_err(|e| super::files::failure(&e))
+    })
+    .await?;
+    Ok(Vec::new())
+}
+
+/// Renders the templates that are due.
+fn render(app: &App, expanded: &Expanded) -> Result<Vec<RenderedFile>> {
+    let metadata = metadata(app, expanded)?;
     let once = match expanded.row.config.get(DUE).map(String::as_str) {
         Some("create") => Some(TemplateTrigger::Create),
         Some("copy") => Some(TemplateTrigger::Copy),
@@ -131,55 +161,33 @@ pub async fn apply(app: &App, expanded: &Expanded) -> Result<()> {
     let triggers: Vec<TemplateTrigger> = once.into_iter().chain([TemplateTrigger::Start]).collect();
     let due = |spec: &duet_images::TemplateSpec| triggers.iter().any(|trigger| spec.when.contains(trigger));
     if !metadata.templates.values().any(due) {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let templates = templates(app, expanded)?;
-    let privileged = InstanceSettings::from_config(&expanded.config).is_ok_and(|s| s.privileged);
     let context = TemplateContext {
         name: expanded.row.name.clone(),
         architecture: expanded.row.architecture.clone(),
-        privileged,
+        privileged: InstanceSettings::from_config(&expanded.config).is_ok_and(|s| s.privileged),
         ephemeral: expanded.row.ephemeral,
         config: expanded.config.clone(),
         devices: expanded.devices.clone(),
     };
-    let pool = app.pools.get(&expanded.row.pool)?;
-    let program = app.instances.monitor_path().to_owned();
-    let volume = expanded.row.volume.clone();
-    blocking(move || -> Result<()> {
-        let source = pool.volume_root(&volume)?;
-        let root = rootfs::open_detached(&source, None, false, true).doing("cannot mount the instance's root")?;
-        let target = Target::Root { root: root.as_fd(), id_limit: (!privileged).then_some(RANGE) };
-        let mut session = FileSession::spawn(&program, &target).map_err(|e| super::files::failure(&e))?;
-        for trigger in triggers {
-            apply_templates(&metadata, &templates, trigger, &context, &mut |file| write(&mut session, &file))
-                .map_err(|Failed(error)| error)?;
-        }
-        Ok(())
-    })
-    .await
-}
-
-/// A failure of either side.
-struct Failed(Error);
-
-impl From<ImageError> for Failed {
-    fn from(error: ImageError) -> Self {
-        Self(images::failure(&error))
+    let mut files = Vec::new();
+    for trigger in triggers {
+        apply_templates(&metadata, &templates, trigger, &context, &mut |file| {
+            files.push(file);
+            Ok::<_, ImageError>(())
+        })
+        .map_err(|error| images::failure(&error))?;
     }
+    Ok(files)
 }
 
-impl From<FileError> for Failed {
-    fn from(error: FileError) -> Self {
-        Self(super::files::failure(&error))
-    }
-}
-
-fn write(session: &mut FileSession, file: &RenderedFile) -> std::result::Result<(), Failed> {
+fn write(session: &mut FileSession, file: &RenderedFile) -> std::result::Result<(), FileError> {
     let exists = match session.stat(&file.path) {
         Ok(_) => true,
         Err(FileError::NotFound { .. }) => false,
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(error),
     };
     if exists && file.create_only {
         return Ok(());

@@ -9,6 +9,7 @@ mod autostart;
 mod cli;
 mod clients;
 mod console;
+mod crash;
 mod debian;
 mod devices;
 mod exec;

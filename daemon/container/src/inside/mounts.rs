@@ -20,6 +20,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::mount::UnmountFlags;
 use rustix::thread::UnshareFlags;
 
+use super::files;
 use super::paths::{self, Kind};
 use crate::confine;
 use crate::monitor::stage;
@@ -55,6 +56,7 @@ pub(crate) fn build(spec: &ContainerSpec) -> Result<Built, StepError> {
     rustix::process::pivot_root(c".", c".").step("change the root")?;
 
     let tree = Tree { root, stage };
+    files::write(&tree.root, &spec.files)?;
     let built = tree.mount_system(spec)?;
     tree.mount_specified(spec)?;
     tree.protect(spec)?;

@@ -19,9 +19,14 @@ pub(crate) fn open(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), CONFINED)?)
 }
 
+/// Opens a path below `root` with these flags, by which it may be made. A final link is followed, within the root.
+pub(crate) fn open_with(root: impl AsFd, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, mode, CONFINED)?)
+}
+
 /// Reads a short file below `root`, at most 4 KiB of it.
 pub(crate) fn read(root: impl AsFd, path: &Path) -> io::Result<Vec<u8>> {
-    let file = rustix::fs::openat2(root, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty(), CONFINED)?;
+    let file = open_with(root, path, OFlags::RDONLY, Mode::empty())?;
     let mut bytes = vec![0; 4096];
     let len = rustix::io::read(file, &mut bytes)?;
     bytes.truncate(len);
