@@ -51,6 +51,7 @@ pub fn run(options: Options) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Err(Error::invalid("duetd must be run as root"));
     }
+    duet_sys::memory::one_arena();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(WORKERS)
@@ -92,6 +93,8 @@ async fn serve(options: Options) -> Result<()> {
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
         tracing::warn!(%error, "systemd could not be told that the daemon is ready");
     }
+    // A start reads much that a daemon does not keep.
+    duet_sys::memory::give_back();
     tokio::spawn(boot::autostart(app.clone()));
     tokio::spawn(schedule::run(app.clone()));
 

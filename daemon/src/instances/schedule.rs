@@ -27,6 +27,7 @@ pub async fn run(app: App) {
         take_due(&app, &since, &until).await;
         expire(&app).await;
         since = until;
+        duet_sys::memory::give_back();
     }
 }
 

@@ -22,6 +22,8 @@ use crate::inventory::{self, Power};
 const KILL_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a fresh init may take until it can be asked to stop.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(10);
+/// When a link that did not go with its instance is removed: something else holds the network namespace.
+const LINGER: Duration = Duration::from_secs(3);
 /// How long freezing and thawing may take.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -257,9 +259,23 @@ async fn release(app: &App, slot: &Slot, live: &Arc<Live>) {
     if let Err(error) = blocking(work).await {
         tracing::error!(%error, id = slot.id(), "a stopped instance was not released wholly");
     }
-    for link in live.nics().values() {
-        if let Err(error) = app.network.detach_nic(link).await {
-            tracing::warn!(%error, link, "a link of a stopped instance stays behind");
+    for link in live.nics().into_values() {
+        let network = app.network.clone();
+        let made_up = crate::network::is_host_name(&link);
+        let detach = async move {
+            if let Err(error) = network.detach_nic(&link).await {
+                tracing::warn!(%error, link, "a link of a stopped instance stays behind");
+            }
+        };
+        // A pair goes with the namespace of its inner end, of which the kernel takes down many at a time; to ask for
+        // each by itself costs some 10 ms. A name that was made up is never used again, so nobody has to wait for it.
+        if made_up {
+            tokio::spawn(async move {
+                tokio::time::sleep(LINGER).await;
+                detach.await;
+            });
+        } else {
+            detach.await;
         }
     }
 }

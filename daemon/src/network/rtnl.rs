@@ -16,7 +16,8 @@ use rtnetlink::{
         route::RouteMessage,
     },
 };
-use tokio::task::JoinHandle;
+use std::thread::JoinHandle;
+use tokio::sync::oneshot;
 
 use super::error::{Error, Result};
 
@@ -24,24 +25,46 @@ use super::error::{Error, Result};
 const DUMP_TRIES: usize = 5;
 
 /// A routing netlink connection in the network namespace of the thread that opened it.
+///
+/// It has a thread of its own: the kernel carries a request out in the very sendto(2), and deleting a link takes it
+/// several grace periods (netdevice: `unregister_netdevice_many`), in which the daemon would serve nobody.
 #[derive(Debug)]
 pub(super) struct Rtnl {
     handle: Handle,
     connection: JoinHandle<()>,
-}
-
-impl Drop for Rtnl {
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
+    /// Dropped, it ends the thread.
+    _end: oneshot::Sender<()>,
 }
 
 impl Rtnl {
-    /// Opens the connection and spawns the task that drives it; needs a tokio runtime.
+    /// Opens the connection.
     pub fn open() -> Result<Self> {
-        let (connection, handle, _messages) =
-            rtnetlink::new_connection().map_err(|e| Error::system("cannot open a netlink socket", e))?;
-        Ok(Rtnl { handle, connection: tokio::spawn(connection) })
+        let failed = |e| Error::system("cannot open a netlink socket", e);
+        let (opened, opening) = std::sync::mpsc::sync_channel(1);
+        let (end, ended) = oneshot::channel();
+        // A new thread is in the network namespace of the one that makes it (namespaces(7)).
+        let drive = move || {
+            let open = || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+                let (connection, handle, _messages) = runtime.block_on(async { rtnetlink::new_connection() })?;
+                Ok((runtime, connection, handle))
+            };
+            match open() {
+                Ok((runtime, connection, handle)) => {
+                    let _ = opened.send(Ok(handle));
+                    runtime.block_on(async {
+                        tokio::select! {
+                            () = connection => {}
+                            _ = ended => {}
+                        }
+                    });
+                }
+                Err(error) => drop(opened.send(Err(error))),
+            }
+        };
+        let connection = std::thread::Builder::new().name("rtnetlink".to_owned()).spawn(drive).map_err(failed)?;
+        let handle = opening.recv().unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into())).map_err(failed)?;
+        Ok(Rtnl { handle, connection, _end: end })
     }
 
     /// Sends one request and waits for the kernel's verdict.

@@ -5,6 +5,7 @@
 
 pub mod bpf;
 pub mod link;
+pub mod memory;
 pub mod mount;
 pub mod notify;
 pub mod process;
