@@ -163,6 +163,9 @@ pub struct Status {
     /// Whether init has said that the system is up.
     #[serde(default)]
     pub ready: bool,
+    /// What the daemon gave it to keep: see [`crate::spec::ContainerSpec::notes`].
+    #[serde(default)]
+    pub notes: BTreeMap<String, Option<String>>,
     /// The monitor's version.
     pub version: String,
 }

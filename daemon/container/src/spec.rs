@@ -78,6 +78,10 @@ pub struct ContainerSpec {
     /// Resource limits of init by the name of getrlimit(2) in lower case without its prefix: `nofile`.
     #[serde(default)]
     pub rlimits: BTreeMap<String, Rlimit>,
+    /// What the daemon will want to know of this start when it was killed before it could write it down: keys and values
+    /// that mean nothing to the monitor, which keeps them and tells them on request.
+    #[serde(default)]
+    pub notes: BTreeMap<String, Option<String>>,
 }
 
 fn default_console_log_limit() -> u64 {
@@ -112,6 +116,7 @@ impl ContainerSpec {
             read_only_paths: None,
             sysctls: BTreeMap::new(),
             rlimits: BTreeMap::new(),
+            notes: BTreeMap::new(),
         }
     }
 

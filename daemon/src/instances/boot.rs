@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use super::expand::{self, Expanded};
 use super::lifecycle::Request;
 use super::live::{self, Live, Parts};
-use super::{idmap, start, stop};
+use super::{idmap, snapshot, start, stop};
 use crate::app::App;
 use crate::config::InstanceSettings;
 use crate::error::{Context, Result, blocking};
@@ -32,21 +32,16 @@ const SWEEP_DEADLINE: Duration = Duration::from_secs(30);
 /// The inventory's.
 pub async fn adopt(app: &App) -> Result<HashSet<String>> {
     let mut links = HashSet::new();
-    for row in app.inventory.instances()? {
-        match adopt_one(app, &row) {
-            Ok(Some(live)) => {
+    for mut row in app.inventory.instances()? {
+        match adopt_one(app, &mut row) {
+            Ok(Some((live, unrecorded))) => {
                 links.extend(live.nics().into_values());
                 let slot = app.instances.slot(row.id);
                 live.announce_to(&slot);
                 slot.set_live(Some(Arc::clone(&live)));
                 stop::watch(app, &slot, &live)?;
-                if row.power == Power::Stopped {
-                    // Started, but the daemon died before it could say so.
-                    let id = row.id;
-                    let at = live.started_at;
-                    app.inventory
-                        .write(move |tx| inventory::instances::set_power(tx, id, Power::Running, Some(at)))
-                        .await?;
+                if let Some(unrecorded) = unrecorded {
+                    start::record(app, row.id, unrecorded, Timestamp::now()).await?;
                 }
                 tracing::info!(instance = row.name, pid = live.init_pid, "adopted");
             }
@@ -59,29 +54,44 @@ pub async fn adopt(app: &App) -> Result<HashSet<String>> {
     Ok(links)
 }
 
-fn adopt_one(app: &App, row: &InstanceRow) -> Result<Option<Arc<Live>>> {
+/// What a start chose that the daemon did not live to write down.
+type Unrecorded = Option<Vec<(String, Option<String>)>>;
+
+/// Takes an instance over from its monitor.
+fn adopt_one(app: &App, row: &mut InstanceRow) -> Result<Option<(Arc<Live>, Unrecorded)>> {
     let run_dir = app.paths.run(row.id);
     let Ok(client) = MonitorClient::connect(&run_dir) else { return Ok(None) };
     let adopted = client.status().doing("its monitor does not say how it is")?;
+    let started_at = live::timestamp(adopted.status.started_at);
+    // A start is written down after it, and from then on the inventory knows better than the monitor.
+    let recorded = row.power == Power::Running && row.last_used_at >= started_at;
+    let unrecorded: Unrecorded = (!recorded).then(|| adopted.status.notes.into_iter().collect());
+    for (key, value) in unrecorded.iter().flatten() {
+        match value {
+            Some(value) => drop(row.config.insert(key.clone(), value.clone())),
+            None => drop(row.config.remove(key)),
+        }
+    }
     let cgroup =
         Cgroup::open(app.instances.cgroups(), &app.instances.cgroup_name(&row.name)).doing("no control group")?;
+    snapshot::let_go(&cgroup, &run_dir)?;
     let frozen = cgroup.is_frozen().unwrap_or(false);
     let host_name = |key: &String| key.strip_prefix("volatile.")?.strip_suffix(".host_name").map(str::to_owned);
     let nics: BTreeMap<String, String> =
         row.config.iter().filter_map(|(key, value)| Some((host_name(key)?, value.clone()))).collect();
-    Live::new(Parts {
+    let live = Live::new(Parts {
         run_dir,
         init_pid: adopted.status.init_pid,
         pidfd: adopted.pidfd,
         netlink: adopted.netlink,
-        started_at: live::timestamp(adopted.status.started_at),
+        started_at,
         idmap: idmap::recorded(&row.config),
         cpus: None,
         cgroup,
         nics,
         frozen,
-    })
-    .map(Some)
+    })?;
+    Ok(Some((live, unrecorded)))
 }
 
 /// An instance that should run and has no monitor: it ended while nobody looked, or the host was restarted.

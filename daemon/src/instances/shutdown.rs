@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -16,7 +17,10 @@ use super::slot::Slot;
 use super::stop::{self, How};
 use crate::app::App;
 use crate::config::InstanceSettings;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
+
+/// How long an operation under way may take to let go of its instance.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Stops every instance and starts none any more.
 ///
@@ -32,7 +36,7 @@ pub async fn stop_all(app: &App) -> Result<()> {
         }
         let (priority, timeout) = match InstanceSettings::from_config(&expanded.config) {
             Ok(settings) => (settings.stop_priority, settings.host_shutdown_timeout),
-            Err(_) => (0, std::time::Duration::ZERO),
+            Err(_) => (0, Duration::ZERO),
         };
         groups.entry(priority).or_default().push((slot, expanded.row.name, How::CleanThenKill { timeout }));
     }
@@ -53,9 +57,14 @@ pub async fn stop_all(app: &App) -> Result<()> {
 }
 
 async fn stop_one(app: &App, slot: &Arc<Slot>, name: &str, how: How) -> Result<()> {
-    let Ok(held) = slot.claim_when_idle(Request::Stop).await else {
+    let held = match tokio::time::timeout(PATIENCE, slot.claim_when_idle(Request::Stop)).await {
+        Ok(Ok(held)) => held,
         // It has ended meanwhile.
-        return Ok(());
+        Ok(Err(_)) => return Ok(()),
+        Err(_) => {
+            let seconds = PATIENCE.as_secs();
+            return Err(Error::new(Kind::Timeout, format!("it was busy for {seconds} s with something else")));
+        }
     };
     stop::end(&held, how).await?;
     app.events.lifecycle("instance-shutdown", format!("/1.0/instances/{name}"), Value::Null);

@@ -1,9 +1,11 @@
 //! Snapshots: taking, restoring, renaming, deleting.
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use duet_container::cgroup::Cgroup;
 use jiff::{Timestamp, Zoned};
 use serde_json::{Value, json};
 
@@ -14,11 +16,13 @@ use super::slot::Held;
 use super::{start, stop};
 use crate::app::App;
 use crate::config::{InstanceSettings, NameKind, validate_name};
-use crate::error::{Error, Result, blocking};
+use crate::error::{Context, Error, Result, blocking};
 use crate::inventory::{self, InstanceRow, Power, SnapshotRow};
 use crate::pools;
 use crate::storage::Activity;
 
+/// A file in the run directory while an instance is held for a copy of its files, as against paused by a client.
+const HELD: &str = "held";
 /// How long the processes of a running instance may take to be held and let go.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -38,6 +42,21 @@ pub enum Ends {
     At(Timestamp),
 }
 
+/// Lets an instance go on that was held for a copy of its files: now, or after the daemon was killed meanwhile. One that
+/// was paused by a client is left as it is.
+///
+/// # Errors
+/// Where its processes do not go on in time.
+pub(super) fn let_go(cgroup: &Cgroup, run_dir: &Path) -> Result<()> {
+    let held = run_dir.join(HELD);
+    if held.exists() {
+        cgroup.thaw(Instant::now() + FREEZE_DEADLINE).doing("the instance's processes do not go on")?;
+        // The directory goes with the instance, which may have ended meanwhile.
+        let _ = std::fs::remove_file(held);
+    }
+    Ok(())
+}
+
 /// Runs `work` while the processes of a running instance are held, so that it sees one instant. An instance that was
 /// frozen already stays so.
 ///
@@ -45,17 +64,18 @@ pub enum Ends {
 /// Where they cannot be held, or what `work` returned.
 pub(super) async fn frozen_while<T>(live: Option<&Arc<Live>>, work: impl Future<Output = Result<T>>) -> Result<T> {
     let Some(live) = live.filter(|live| !live.is_frozen()) else { return work.await };
-    // Thawed on every way out, a dropped future included.
-    struct Thaw(duet_container::cgroup::Cgroup);
+    // Let go on every way out, a dropped future included.
+    struct Thaw(Arc<Live>);
     impl Drop for Thaw {
         fn drop(&mut self) {
-            if let Err(error) = self.0.thaw(Instant::now() + FREEZE_DEADLINE) {
+            if let Err(error) = let_go(&self.0.cgroup, &self.0.run_dir) {
                 tracing::error!(%error, "an instance that was held for a snapshot does not go on");
             }
         }
     }
     let cgroup = live.cgroup.clone();
-    let thaw = Thaw(cgroup.clone());
+    std::fs::File::create(live.run_dir.join(HELD)).doing("cannot note that the instance is held")?;
+    let thaw = Thaw(Arc::clone(live));
     blocking(move || {
         cgroup
             .freeze(Instant::now() + FREEZE_DEADLINE)

@@ -52,6 +52,8 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
     let mut undo = Undo::default();
     let mut prepared = prepare(app, &expanded, &plan, map.ids, &mut undo)?;
     prepared.spec.files = files;
+    let changes = changes(&plan, map.volatile);
+    prepared.spec.notes = changes.iter().cloned().collect();
     let binary = app.instances.monitor_binary();
     let (spec, log) = (prepared.spec, prepared.log);
     let created =
@@ -78,7 +80,7 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
     // From here on its end is handled by the watch.
     undo.disarm();
 
-    if let Err(error) = record(app, id, &plan, map.volatile).await {
+    if let Err(error) = record(app, id, changes, Timestamp::now()).await {
         // What is not recorded must not run.
         stop::end(held, stop::How::Kill).await?;
         return Err(error);
@@ -177,15 +179,20 @@ pub(super) async fn attach_nic(app: &App, pid: u32, nic: &NicPlan) -> Result<()>
     })
 }
 
-/// One transaction: it runs, since when, and what was chosen for it.
-async fn record(app: &App, id: i64, plan: &Plan, ids: Vec<(String, Option<String>)>) -> Result<()> {
+/// What a start changes of the instance's keys: what was chosen for it, and that it runs.
+fn changes(plan: &Plan, ids: Vec<(String, Option<String>)>) -> Vec<(String, Option<String>)> {
     let mut changes = plan.volatile.clone();
     changes.extend(ids);
     changes.push((super::templates::DUE.to_owned(), None));
     changes.push(("volatile.last_state.power".to_owned(), Some("RUNNING".to_owned())));
+    changes
+}
+
+/// One transaction: it runs, since when, and what was chosen for it.
+pub(super) async fn record(app: &App, id: i64, changes: Vec<(String, Option<String>)>, since: Timestamp) -> Result<()> {
     app.inventory
         .write(move |tx| {
-            inventory::instances::set_power(tx, id, Power::Running, Some(Timestamp::now()))?;
+            inventory::instances::set_power(tx, id, Power::Running, Some(since))?;
             inventory::instances::patch_config(tx, id, &changes)
         })
         .await?;

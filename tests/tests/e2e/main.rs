@@ -8,6 +8,7 @@ mod api;
 mod autostart;
 mod cli;
 mod clients;
+mod conflict;
 mod console;
 mod crash;
 mod debian;

@@ -129,6 +129,7 @@ pub(super) fn boot(
         idmap: spec.idmap,
         name: spec.name,
         rlimits: spec.rlimits,
+        notes: spec.notes,
         dropped,
         run_dir: host.run_dir,
         listener: host.listener,

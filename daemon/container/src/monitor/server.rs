@@ -51,6 +51,7 @@ pub(super) struct Running {
     pub stage: Stage,
     pub started_at: f64,
     pub timings: Vec<(String, f64)>,
+    pub notes: BTreeMap<String, Option<String>>,
     /// How many nodes were added outside /dev, for their names.
     pub nodes: u64,
 }
@@ -322,6 +323,7 @@ impl Server {
             start_timings: running.timings.clone(),
             console_attached: running.console.is_attached(),
             ready: self.is_ready(),
+            notes: running.notes.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         Ok((Reply::Status(status), vec![init, netlink]))
