@@ -133,12 +133,17 @@ fn open_overlay(
     };
     let _user = assume_owner(&layers, userns.is_some())?;
     match stack_detached(&layers, attributes) {
-        // EINVAL: a kernel before 6.15 (detached layers). EBADF: one before 6.13, which takes no O_PATH descriptor here.
-        Err(RootError::Overlay { source, .. }) if matches!(source.raw_os_error(), Some(libc::EINVAL | libc::EBADF)) => {
+        Err(RootError::Overlay { source, .. }) if takes_paths_only(&source) => {
             private::stack(&layers, userns.is_some(), attributes)
         }
         result => result,
     }
+}
+
+/// Whether the kernel refuses layers by descriptor. EINVAL: one before 6.15 (detached layers). EBADF: one before 6.13,
+/// which takes no `O_PATH` descriptor here. EOPNOTSUPP: one before 6.5, whose overlayfs takes strings only.
+fn takes_paths_only(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EBADF | libc::EOPNOTSUPP))
 }
 
 /// overlayfs makes files in its work directory, and whiteouts, as the user that mounts it. Through an idmapped mount
