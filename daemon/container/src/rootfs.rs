@@ -239,7 +239,11 @@ mod tests {
             fs::write(dir.path().join("two/below"), "2").unwrap();
             let open = |name: &str| open_layer(&dir.path().join(name), None, 0).unwrap();
             let upper = open_upper(&dir.path().join("upper"), &dir.path().join("work"), None).unwrap();
-            let root = way(&Layers { lower: vec![open("one"), open("two")], upper: Some(upper) }, 0).unwrap();
+            let root = match way(&Layers { lower: vec![open("one"), open("two")], upper: Some(upper) }, 0) {
+                // There is only the other way on this kernel.
+                Err(RootError::Overlay { source, .. }) if takes_paths_only(&source) => continue,
+                root => root.unwrap(),
+            };
 
             let read = |name: &str| {
                 let fd = rustix::fs::openat(&root, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
