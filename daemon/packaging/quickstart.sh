@@ -108,11 +108,10 @@ get_instance() {
 say_what_next() {
     printf '\n'
     duet list
-    local with=
-    [ -z "${DUET_DIR:-}" ] || with="export DUET_DIR=$state; "
     printf '\nNext, type (as root, or as a member of the group "duet", which is as mighty):\n'
+    [ -z "${DUET_DIR:-}" ] || printf '  export DUET_DIR=%s\n' "$state"
     printf '  %-36s %s\n' \
-        "${with}duet exec $name -- bash" "a shell in it" \
+        "duet exec $name -- bash" "a shell in it" \
         "duet launch $image c2" "another one" \
         "duet snapshot create $name before" "a snapshot; 'duet snapshot restore $name before' goes back to it" \
         "duet stop $name && duet delete $name" "and it is gone" \
