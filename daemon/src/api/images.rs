@@ -69,7 +69,7 @@ fn writable(row: &ImageRow) -> ImagePut {
 
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
     let rows = app.inventory.images()?;
-    if !query.deep() && !query.selects() {
+    if query.all_paths() {
         return Ok(sync(rows.iter().map(|row| format!("/1.0/images/{}", row.fingerprint)).collect::<Vec<_>>()));
     }
     let mut aliases = aliases(&app)?;

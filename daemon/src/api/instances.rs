@@ -16,7 +16,7 @@ use crate::operations::{Operation, Plan};
 
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
     match query.level() {
-        0 if !query.selects() => {
+        0 if query.all_paths() => {
             let rows = app.inventory.instances()?;
             Ok(sync(rows.iter().map(|row| format!("/1.0/instances/{}", row.name)).collect::<Vec<_>>()))
         }

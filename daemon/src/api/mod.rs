@@ -59,9 +59,14 @@ impl Recursion {
         self.recursion.as_deref().and_then(|r| r.parse().ok()).unwrap_or(0)
     }
 
-    /// Whether only some objects are wanted.
-    fn selects(&self) -> bool {
-        self.filter.as_deref().is_some_and(|filter| !filter.trim().is_empty())
+    /// What lets through the objects that are wanted. None: all are.
+    fn filter(&self) -> Option<&str> {
+        self.filter.as_deref().map(str::trim).filter(|filter| !filter.is_empty())
+    }
+
+    /// Whether the paths of all objects are wanted, which need not be looked at for that.
+    fn all_paths(&self) -> bool {
+        !self.deep() && self.filter().is_none()
     }
 
     /// The objects that are wanted, or their paths.
@@ -69,7 +74,7 @@ impl Recursion {
     /// # Errors
     /// A filter that cannot be understood.
     fn answer<T: serde::Serialize>(&self, items: Vec<T>, path: impl Fn(&T) -> String) -> response::Answer {
-        let kept = filter::keep(self.filter.as_deref(), items)?;
+        let kept = filter::keep(self.filter(), items)?;
         Ok(if self.deep() { response::sync(kept) } else { response::sync(kept.iter().map(path).collect::<Vec<_>>()) })
     }
 }

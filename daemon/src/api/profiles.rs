@@ -41,7 +41,7 @@ fn find(app: &App, name: &str) -> Result<Profile> {
 
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
     let rows = app.inventory.profiles()?;
-    if !query.deep() && !query.selects() {
+    if query.all_paths() {
         return Ok(sync(rows.iter().map(|row| format!("/1.0/profiles/{}", row.name)).collect::<Vec<_>>()));
     }
     let mut users = users(&app)?;

@@ -41,6 +41,9 @@ fn exists(name: &str) -> Result<()> {
 }
 
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
+    if query.all_paths() {
+        return Ok(sync(["/1.0/projects/default"]));
+    }
     query.answer(vec![default_project(&app)?], |_| "/1.0/projects/default".to_owned())
 }
 

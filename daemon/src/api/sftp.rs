@@ -3,12 +3,12 @@
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use hyper_util::rt::TokioIo;
 
 use super::response::Answer;
 use crate::app::App;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::instances::files;
 use crate::instances::sftp::Sftp;
 
@@ -27,10 +27,6 @@ pub(super) async fn connect(State(app): State<App>, Path(name): Path<String>, mu
             Err(error) => tracing::debug!(%error, "an SFTP client went away"),
         }
     });
-    switching()
-}
-
-fn switching() -> Result<Response> {
     let headers = [(header::CONNECTION, "Upgrade"), (header::UPGRADE, "sftp")];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response())
 }

@@ -40,7 +40,11 @@ fn writable(pool: &StoragePool) -> StoragePoolPut {
 }
 
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
-    let pools = app.inventory.pools()?.into_iter().map(|row| wire(&app, row)).collect::<Result<Vec<_>>>()?;
+    let rows = app.inventory.pools()?;
+    if query.all_paths() {
+        return Ok(sync(rows.iter().map(|row| format!("/1.0/storage-pools/{}", row.name)).collect::<Vec<_>>()));
+    }
+    let pools = rows.into_iter().map(|row| wire(&app, row)).collect::<Result<Vec<_>>>()?;
     query.answer(pools, |pool| format!("/1.0/storage-pools/{}", pool.name))
 }
 

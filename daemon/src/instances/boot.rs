@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use super::expand::{self, Expanded};
 use super::lifecycle::Request;
 use super::live::{self, Live, Parts};
+use super::plan::Volatile;
 use super::{idmap, snapshot, start, stop};
 use crate::app::App;
 use crate::config::InstanceSettings;
@@ -41,7 +42,7 @@ pub async fn adopt(app: &App) -> Result<HashSet<String>> {
                 slot.set_live(Some(Arc::clone(&live)));
                 stop::watch(app, &slot, &live)?;
                 if let Some(unrecorded) = unrecorded {
-                    start::record(app, row.id, unrecorded, Timestamp::now()).await?;
+                    start::record(app, row.id, unrecorded).await?;
                 }
                 tracing::info!(instance = row.name, pid = live.init_pid, "adopted");
             }
@@ -54,18 +55,15 @@ pub async fn adopt(app: &App) -> Result<HashSet<String>> {
     Ok(links)
 }
 
-/// What a start chose that the daemon did not live to write down.
-type Unrecorded = Option<Vec<(String, Option<String>)>>;
-
-/// Takes an instance over from its monitor.
-fn adopt_one(app: &App, row: &mut InstanceRow) -> Result<Option<(Arc<Live>, Unrecorded)>> {
+/// Takes an instance over from its monitor, with what its start chose if the daemon did not live to write that down.
+fn adopt_one(app: &App, row: &mut InstanceRow) -> Result<Option<(Arc<Live>, Option<Volatile>)>> {
     let run_dir = app.paths.run(row.id);
     let Ok(client) = MonitorClient::connect(&run_dir) else { return Ok(None) };
     let adopted = client.status().doing("its monitor does not say how it is")?;
     let started_at = live::timestamp(adopted.status.started_at);
     // A start is written down after it, and from then on the inventory knows better than the monitor.
     let recorded = row.power == Power::Running && row.last_used_at >= started_at;
-    let unrecorded: Unrecorded = (!recorded).then(|| adopted.status.notes.into_iter().collect());
+    let unrecorded: Option<Volatile> = (!recorded).then(|| adopted.status.notes.into_iter().collect());
     for (key, value) in unrecorded.iter().flatten() {
         match value {
             Some(value) => drop(row.config.insert(key.clone(), value.clone())),

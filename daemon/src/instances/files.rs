@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use duet_container::files::{FileError, FileSession, Target};
 use duet_container::rootfs;
 
-use super::expand;
+use super::expand::{self, Expanded};
 use super::idmap::RANGE;
 use super::lifecycle::{Observed, Request};
 use super::slot::Held;
@@ -65,8 +65,8 @@ pub fn failure(error: &FileError) -> Error {
 pub async fn open(app: &App, name: &str) -> Result<Files> {
     let row = expand::find_row(app, name)?;
     let slot = app.instances.slot(row.id);
-    let program = app.instances.monitor_path().to_owned();
     if let Some(live) = slot.live() {
+        let program = app.instances.monitor_path().to_owned();
         let session = blocking(move || {
             let target =
                 Target::Running { pid: live.init_pid, pidfd: live.pidfd.as_fd(), user_namespace: live.idmap.is_some() };
@@ -80,16 +80,24 @@ pub async fn open(app: &App, name: &str) -> Result<Files> {
         drop(held);
         return Box::pin(open(app, name)).await;
     }
-    let expanded = expand::find(app, name)?;
+    let session = of_stopped(app, &expand::find(app, name)?).await?;
+    Ok(Files { session, _held: Some(held) })
+}
+
+/// Opens a session of a stopped instance that the caller holds.
+///
+/// # Errors
+/// Where its root cannot be mounted.
+pub(super) async fn of_stopped(app: &App, expanded: &Expanded) -> Result<FileSession> {
+    let program = app.instances.monitor_path().to_owned();
     let privileged = InstanceSettings::from_config(&expanded.config).is_ok_and(|s| s.privileged);
-    let pool = app.pools.get(&row.pool)?;
-    app.instances.forget_usage(row.id);
-    let session = blocking(move || -> Result<FileSession> {
-        let source = pool.volume_root(&expanded.row.volume)?;
+    let (pool, volume) = (app.pools.get(&expanded.row.pool)?, expanded.row.volume.clone());
+    app.instances.forget_usage(expanded.row.id);
+    blocking(move || {
+        let source = pool.volume_root(&volume)?;
         let root = rootfs::open_detached(&source, None, false, true).doing("cannot mount the instance's root")?;
         let target = Target::Root { root: root.as_fd(), id_limit: (!privileged).then_some(RANGE) };
         FileSession::spawn(&program, &target).map_err(|e| failure(&e))
     })
-    .await?;
-    Ok(Files { session, _held: Some(held) })
+    .await
 }

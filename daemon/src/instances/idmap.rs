@@ -10,6 +10,7 @@ use duet_container::spec::IdMap;
 use serde_json::json;
 
 use super::expand::Expanded;
+use super::plan::Volatile;
 use crate::app::App;
 use crate::config::InstanceSettings;
 use crate::error::{Error, Result};
@@ -69,7 +70,7 @@ pub struct Assigned {
     /// None: privileged.
     pub ids: Option<IdMap>,
     /// For the instance's own configuration.
-    pub volatile: Vec<(String, Option<String>)>,
+    pub volatile: Volatile,
 }
 
 /// Chooses an instance's map.

@@ -49,7 +49,7 @@ pub struct Plan {
     /// Network interfaces.
     pub nics: Vec<NicPlan>,
     /// What is recorded in the instance's own keys.
-    pub volatile: Vec<(String, Option<String>)>,
+    pub volatile: Volatile,
 }
 
 /// Translates an instance's configuration.

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::expand::{self, Expanded};
 use super::live::{Live, Parts};
-use super::plan::{self, NicPlan, Plan};
+use super::plan::{self, NicPlan, Plan, Volatile};
 use super::slot::Held;
 use super::undo::Undo;
 use super::{idmap, stop, templates};
@@ -80,7 +80,7 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
     // From here on its end is handled by the watch.
     undo.disarm();
 
-    if let Err(error) = record(app, id, changes, Timestamp::now()).await {
+    if let Err(error) = record(app, id, changes).await {
         // What is not recorded must not run.
         stop::end(held, stop::How::Kill).await?;
         return Err(error);
@@ -180,7 +180,7 @@ pub(super) async fn attach_nic(app: &App, pid: u32, nic: &NicPlan) -> Result<()>
 }
 
 /// What a start changes of the instance's keys: what was chosen for it, and that it runs.
-fn changes(plan: &Plan, ids: Vec<(String, Option<String>)>) -> Vec<(String, Option<String>)> {
+fn changes(plan: &Plan, ids: Volatile) -> Volatile {
     let mut changes = plan.volatile.clone();
     changes.extend(ids);
     changes.push((super::templates::DUE.to_owned(), None));
@@ -188,11 +188,11 @@ fn changes(plan: &Plan, ids: Vec<(String, Option<String>)>) -> Vec<(String, Opti
     changes
 }
 
-/// One transaction: it runs, since when, and what was chosen for it.
-pub(super) async fn record(app: &App, id: i64, changes: Vec<(String, Option<String>)>, since: Timestamp) -> Result<()> {
+/// One transaction: it runs, as of now, and what was chosen for it.
+pub(super) async fn record(app: &App, id: i64, changes: Volatile) -> Result<()> {
     app.inventory
         .write(move |tx| {
-            inventory::instances::set_power(tx, id, Power::Running, Some(since))?;
+            inventory::instances::set_power(tx, id, Power::Running, Some(Timestamp::now()))?;
             inventory::instances::patch_config(tx, id, &changes)
         })
         .await?;

@@ -10,13 +10,10 @@ use duet_images::{
     ImageError, Limits, Metadata, RenderedFile, TemplateContext, TemplateTrigger, apply_templates, read_templates,
 };
 
-use duet_container::files::{FileError, FileSession, Owner, Target, WriteOptions};
-use duet_container::rootfs;
+use duet_container::files::{FileError, FileSession, Owner, WriteOptions};
 use duet_container::spec::FileSpec;
-use std::os::fd::AsFd;
 
 use super::expand::Expanded;
-use super::idmap::RANGE;
 use crate::app::App;
 use crate::config::InstanceSettings;
 use crate::error::{Context, Error, Result, blocking};
@@ -126,27 +123,25 @@ const LARGEST_PASSED: usize = 16 << 10;
 pub async fn apply(app: &App, expanded: &Expanded, read_only: bool) -> Result<Vec<FileSpec>> {
     let files = render(app, expanded)?;
     let size: usize = files.iter().map(|file| file.content.len()).sum();
-    if !read_only && size <= LARGEST_PASSED && files.iter().all(|file| std::str::from_utf8(&file.content).is_ok()) {
-        let spec = |file: RenderedFile| FileSpec {
-            path: file.path.into(),
-            content: String::from_utf8_lossy(&file.content).into_owned(),
-            create_only: file.create_only,
-        };
-        return Ok(files.into_iter().map(spec).collect());
+    let fits = files.is_empty() || (!read_only && size <= LARGEST_PASSED);
+    if let Some(passed) = fits.then(|| files.iter().map(passed).collect()).flatten() {
+        return Ok(passed);
     }
-    let privileged = InstanceSettings::from_config(&expanded.config).is_ok_and(|s| s.privileged);
-    let pool = app.pools.get(&expanded.row.pool)?;
-    let program = app.instances.monitor_path().to_owned();
-    let volume = expanded.row.volume.clone();
-    blocking(move || -> Result<()> {
-        let source = pool.volume_root(&volume)?;
-        let root = rootfs::open_detached(&source, None, false, true).doing("cannot mount the instance's root")?;
-        let target = Target::Root { root: root.as_fd(), id_limit: (!privileged).then_some(RANGE) };
-        let mut session = FileSession::spawn(&program, &target).map_err(|e| super::files::failure(&e))?;
+    let mut session = super::files::of_stopped(app, expanded).await?;
+    blocking(move || {
         files.iter().try_for_each(|file| write(&mut session, file)).map_err(|e| super::files::failure(&e))
     })
     .await?;
     Ok(Vec::new())
+}
+
+/// A file as init is told of it. None: it is not text.
+fn passed(file: &RenderedFile) -> Option<FileSpec> {
+    Some(FileSpec {
+        path: file.path.clone().into(),
+        content: std::str::from_utf8(&file.content).ok()?.to_owned(),
+        create_only: file.create_only,
+    })
 }
 
 /// Renders the templates that are due.

@@ -3,6 +3,8 @@
 //! rtnetlink's own request builders cover most of what we need but each is one request; here requests are built as
 //! messages, so that all attributes of a link travel in one, and errors carry what was attempted.
 
+use std::thread::JoinHandle;
+
 use futures_util::StreamExt;
 use rtnetlink::{
     Handle,
@@ -16,7 +18,6 @@ use rtnetlink::{
         route::RouteMessage,
     },
 };
-use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
 use super::error::{Error, Result};

@@ -1,9 +1,10 @@
 //! Processors: /sys/devices/system/cpu (kernel: Documentation/admin-guide/cputopology.rst) and /proc/cpuinfo.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use duet_client::api::{ResourcesCpu, ResourcesCpuCache, ResourcesCpuCore, ResourcesCpuSocket, ResourcesCpuThread};
+use duet_container::cgroup::CpuList;
 
 use super::tree::{self, Tree};
 
@@ -14,11 +15,12 @@ type Paragraph = HashMap<String, String>;
 
 pub(super) fn read(tree: &Tree) -> ResourcesCpu {
     let described = describe(&tree.text("proc/cpuinfo").unwrap_or_default());
-    let isolated = tree.text(format!("{PLACE}/isolated")).unwrap_or_default();
+    let isolated = tree.text(format!("{PLACE}/isolated")).and_then(|list| list.parse().ok());
+    let isolated: BTreeSet<u32> = isolated.iter().flat_map(CpuList::iter).collect();
     let mut sockets: BTreeMap<u64, ResourcesCpuSocket> = BTreeMap::new();
     let mut total = 0;
     for dir in tree.list(PLACE) {
-        let Some(id) = tree::name(&dir).strip_prefix("cpu").and_then(|number| number.parse::<u64>().ok()) else {
+        let Some(id) = tree::name(&dir).strip_prefix("cpu").and_then(|number| number.parse::<u32>().ok()) else {
             continue;
         };
         let topology = |name: &str| tree::number(&dir.join("topology").join(name)).unwrap_or(0);
@@ -44,12 +46,12 @@ pub(super) fn read(tree: &Tree) -> ResourcesCpu {
         });
         let threads = &mut socket.cores[place].threads;
         threads.push(ResourcesCpuThread {
-            id: i64::try_from(id).unwrap_or(i64::MAX),
+            id: i64::from(id),
             numa_node: node(&dir),
             thread: threads.len() as u64,
             // The first one cannot be taken offline on most machines, and then has no such file.
             online: tree::number(&dir.join("online")).is_none_or(|online| online == 1),
-            isolated: holds(&isolated, id),
+            isolated: isolated.contains(&id),
         });
         total += 1;
     }
@@ -61,8 +63,8 @@ pub(super) fn read(tree: &Tree) -> ResourcesCpu {
     ResourcesCpu { architecture: rustix::system::uname().machine().to_string_lossy().into_owned(), sockets, total }
 }
 
-fn describe(cpuinfo: &str) -> HashMap<u64, Paragraph> {
-    let paragraph = |text: &str| -> Option<(u64, Paragraph)> {
+fn describe(cpuinfo: &str) -> HashMap<u32, Paragraph> {
+    let paragraph = |text: &str| -> Option<(u32, Paragraph)> {
         let pairs = text.lines().filter_map(|line| line.split_once(':'));
         let pairs: Paragraph = pairs.map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned())).collect();
         Some((pairs.get("processor")?.parse().ok()?, pairs))
@@ -94,13 +96,4 @@ fn megahertz(cpu: &Path, file: &str) -> u64 {
 fn node(cpu: &Path) -> u64 {
     let names = tree::list(cpu).into_iter().map(|path| tree::name(&path));
     names.filter_map(|name| name.strip_prefix("node")?.parse().ok()).next().unwrap_or(0)
-}
-
-/// Whether a list such as `1-3,7` has a number in it.
-fn holds(list: &str, number: u64) -> bool {
-    list.split(',').any(|range| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last) = (first.trim().parse::<u64>(), last.trim().parse::<u64>());
-        matches!((first, last), (Ok(first), Ok(last)) if (first..=last).contains(&number))
-    })
 }

@@ -8,27 +8,17 @@ use std::time::{Duration, Instant};
 
 use duet_tests::Host;
 use duet_tests::command::wait;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 
-/// A generator whose seed is told, so that a failure can be had again (xorshift64*, Vigna 2016).
-struct Chance(u64);
-
-impl Chance {
-    fn new() -> Self {
-        let seed = std::env::var("DUET_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-            u64::from(now.subsec_nanos()) << 20 | 1
-        });
-        eprintln!("DUET_SEED={seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound
-    }
+/// A generator whose seed is told, so that a failure can be had again.
+fn chance() -> StdRng {
+    let told = std::env::var("DUET_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = told.unwrap_or_else(rand::random::<u64>);
+    eprintln!("DUET_SEED={seed}");
+    StdRng::seed_from_u64(seed)
 }
 
 /// What a command has brought about when it says that it succeeded.
@@ -48,19 +38,16 @@ fn is_there(path: String, there: bool) -> Check {
 }
 
 /// A command of those that make sense now, and what is true once it succeeded.
-fn command(host: &Host, chance: &mut Chance, round: u64) -> (String, Check) {
+fn command(host: &Host, chance: &mut StdRng, round: u64) -> (String, Check) {
     let names = names(host);
     let stopped: Vec<&String> = names.iter().filter(|name| host.status(name) == "Stopped").collect();
     let running: Vec<&String> = names.iter().filter(|name| host.status(name) == "Running").collect();
-    let mut pick = |from: &[&String]| -> Option<String> {
-        let at = usize::try_from(chance.below(from.len().max(1) as u64)).unwrap();
-        from.get(at).map(|name| (*name).clone())
-    };
+    let mut pick = |from: &[&String]| from.choose(chance).map(|name| (*name).clone());
     let any: Vec<&String> = names.iter().collect();
     let (stopped, running, any) = (pick(&stopped), pick(&running), pick(&any));
     let instance = |name: &str| format!("/1.0/instances/{name}");
     let new = format!("n{round}");
-    let choice = chance.below(10);
+    let choice = chance.random_range(0..10);
     match (choice, stopped, running, any) {
         (1, Some(name), ..) => (format!("start {name}"), status_is(&name, "Running")),
         (2, _, Some(name), _) => (format!("stop --force {name}"), status_is(&name, "Stopped")),
@@ -124,7 +111,7 @@ fn assert_tidy(host: &Host, round: u64) {
 #[test]
 fn heavy_the_daemon_may_be_killed_at_any_instant() {
     let mut host = Host::new();
-    let mut chance = Chance::new();
+    let mut chance = chance();
     let kills = std::env::var("DUET_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(40);
     host.ok("launch busybox bystander");
     host.inside("bystander", "(i=0; while true; do i=$((i+1)); echo $i >/tick; done) </dev/null >/dev/null 2>&1 &");
@@ -134,7 +121,7 @@ fn heavy_the_daemon_may_be_killed_at_any_instant() {
     for round in 0..kills {
         let (line, check) = command(&host, &mut chance, round);
         let mut child = host.duet(&line).spawn();
-        let until = Instant::now() + Duration::from_micros(chance.below(45_000));
+        let until = Instant::now() + Duration::from_micros(chance.random_range(0..45_000));
         while Instant::now() < until && child.try_wait().unwrap().is_none() {
             std::thread::yield_now();
         }

@@ -3,7 +3,8 @@
 //! They are written by init itself, as the container's root and within its root directory, before anything is mounted
 //! on that. Nothing of the container runs yet, so nothing changes between a look and an act.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -19,7 +20,7 @@ pub(crate) fn write(root: &OwnedFd, files: &[FileSpec]) -> Result<(), StepError>
 }
 
 fn write_one(root: &OwnedFd, file: &FileSpec) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags = OFlags::WRONLY | OFlags::NOCTTY;
     let out = match paths::open(root, &file.path) {
         Ok(_) if file.create_only => return Ok(()),
         // To open a device or a pipe for writing would be an act in itself.
@@ -35,10 +36,5 @@ fn write_one(root: &OwnedFd, file: &FileSpec) -> io::Result<()> {
         }
         Err(error) => return Err(error),
     };
-    let mut rest = file.content.as_bytes();
-    while !rest.is_empty() {
-        let written = rustix::io::write(&out, rest)?;
-        rest = &rest[written..];
-    }
-    Ok(())
+    File::from(out).write_all(file.content.as_bytes())
 }

@@ -120,8 +120,7 @@ impl Tree {
     }
 
     /// Covers the host's boot id (random(4), "/proc interfaces") by a fresh one: journald tells the boots of a machine
-    /// apart by it. The file is made in
-    /// `holder`, and no path leads to it there any more afterwards.
+    /// apart by it. The file is made in `holder`, where no path leads to it any more afterwards.
     fn give_boot_id(&self, holder: &OwnedFd) -> io::Result<()> {
         let Some(target) = if_exists(paths::open(&self.root, Path::new("/proc/sys/kernel/random/boot_id")))? else {
             return Ok(());

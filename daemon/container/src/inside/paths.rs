@@ -16,7 +16,7 @@ const CONFINED: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGI
 /// Opens a path below `root`, without permission to read or write (`O_PATH`). A final link is followed, within the root.
 pub(crate) fn open(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    Ok(rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), CONFINED)?)
+    open_with(root, path, OFlags::PATH, Mode::empty())
 }
 
 /// Opens a path below `root` with these flags, by which it may be made. A final link is followed, within the root.

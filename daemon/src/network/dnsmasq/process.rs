@@ -32,9 +32,7 @@ impl Running {
             return Some(found);
         }
         // The pid file is missing or stale. One that is still alive would fight with a new one over the port.
-        let processes = fs::read_dir("/proc").ok()?.flatten();
-        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.into_iter().find_map(|pid| Self::adopt(dir, pid))
+        pids().find_map(|pid| Self::adopt(dir, pid))
     }
 
     /// As [`Running::find`], but only the one that the pid file tells of; a few system calls.
@@ -97,17 +95,22 @@ impl Running {
     }
 }
 
+/// The processes of the host.
+fn pids() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
 /// Waits until every dnsmasq is gone that is on its way out. The kernel takes a killed process' memory, and with it the
 /// command line by which we would know it, before it closes its sockets: for a moment it holds the port of a network
 /// and is nobody's.
 pub(super) async fn dying_are_gone() {
-    let Ok(processes) = fs::read_dir("/proc") else { return };
-    for process in processes.flatten() {
-        let dies = fs::read(process.path().join("comm")).is_ok_and(|comm| comm.trim_ascii() == DNSMASQ.name.as_bytes())
-            && fs::read(process.path().join("cmdline")).is_ok_and(|cmdline| cmdline.is_empty());
-        let pid = process.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-        let Some(pid) = pid.filter(|_| dies) else { continue };
-        let Ok(fd) = pidfd_open(pid, PidfdFlags::NONBLOCK) else { continue };
+    let read = |pid: i32, file: &str| fs::read(format!("/proc/{pid}/{file}"));
+    for pid in pids() {
+        let dies = read(pid, "comm").is_ok_and(|comm| comm.trim_ascii() == DNSMASQ.name.as_bytes())
+            && read(pid, "cmdline").is_ok_and(|cmdline| cmdline.is_empty());
+        let Some(process) = Pid::from_raw(pid).filter(|_| dies) else { continue };
+        let Ok(fd) = pidfd_open(process, PidfdFlags::NONBLOCK) else { continue };
         if let Ok(watched) = readable::register(fd) {
             // One that hangs in the kernel is not ours to wait for; starting another says what is wrong.
             let _ = timeout(STOP_DEADLINE, watched.readable()).await;
