@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Context, Result};
@@ -121,6 +122,9 @@ pub struct Parts {
     pub images: Images,
     /// Running and stopped instances.
     pub instances: Instances,
+    /// Held while a client's change of anything but an instance is read, compared with its ETag and written, so that no
+    /// other comes in between. An instance's slot does that for instances.
+    pub edits: Mutex<()>,
     /// What an admin should know.
     pub warnings: Warnings,
     /// Fires when the host goes down: no instance is started any more.

@@ -11,6 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use sd_notify::NotifyState;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Parts, Paths};
@@ -127,6 +128,7 @@ fn open(paths: Paths, monitor: &Path) -> Result<App> {
         pools,
         instances,
         images: Images::default(),
+        edits: Mutex::new(()),
         warnings: Warnings,
         closing: CancellationToken::new(),
         leaving: CancellationToken::new(),

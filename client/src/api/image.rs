@@ -226,6 +226,25 @@ wire! {
         pub templates: BTreeMap<String, ImageMetadataTemplate>,
     }
 
+    /// `PATCH /1.0/instances/{name}/metadata`: only what is present changes; properties and templates are merged.
+    pub struct ImageMetadataPatch {
+        /// The architecture.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub architecture: Option<String>,
+        /// When the image was made, in seconds since the epoch.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub creation_date: Option<i64>,
+        /// When it expires, in seconds since the epoch; 0 for never.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub expiry_date: Option<i64>,
+        /// Properties to add or change.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        pub properties: BTreeMap<String, String>,
+        /// Templates to add or change, by the path that they write.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        pub templates: BTreeMap<String, ImageMetadataTemplate>,
+    }
+
     /// A file that is written from a template.
     pub struct ImageMetadataTemplate {
         /// When: "create", "copy", "rename", "start".

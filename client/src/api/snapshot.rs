@@ -43,10 +43,17 @@ wire! {
         pub expires_at: Option<Timestamp>,
     }
 
-    /// `PUT` and `PATCH /1.0/instances/{name}/snapshots/{snapshot}`.
+    /// `PUT /1.0/instances/{name}/snapshots/{snapshot}`.
     pub struct InstanceSnapshotPut {
         /// When it is deleted; the zero time for never.
         pub expires_at: Timestamp,
+    }
+
+    /// `PATCH /1.0/instances/{name}/snapshots/{snapshot}`: only what is present changes.
+    pub struct InstanceSnapshotPatch {
+        /// When it is deleted; the zero time for never.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub expires_at: Option<Timestamp>,
     }
 
     /// `POST /1.0/instances/{name}/snapshots/{snapshot}`: rename.

@@ -77,6 +77,7 @@ pub(super) async fn put(
     headers: HeaderMap,
     Input(body): Input<ImageAliasesEntryPut>,
 ) -> Answer {
+    let _turn = app.edits.lock().await;
     let mut row = find(&app, &name)?;
     if_match(&headers, &etag(&wire(row.clone())))?;
     row.fingerprint = images::find(&app, &body.target)?.fingerprint;
@@ -92,6 +93,7 @@ pub(super) async fn patch(
     headers: HeaderMap,
     Input(body): Input<ImageAliasesEntryPatch>,
 ) -> Answer {
+    let _turn = app.edits.lock().await;
     let mut row = find(&app, &name)?;
     if_match(&headers, &etag(&wire(row.clone())))?;
     if let Some(target) = body.target {

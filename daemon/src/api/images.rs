@@ -93,6 +93,7 @@ pub(super) async fn put(
     headers: HeaderMap,
     Input(body): Input<ImagePut>,
 ) -> Answer {
+    let _turn = app.edits.lock().await;
     let row = images::find(&app, &fingerprint)?;
     if_match(&headers, &etag(&writable(&row)))?;
     store(&app, row, body).await
@@ -104,6 +105,7 @@ pub(super) async fn patch(
     headers: HeaderMap,
     Input(body): Input<ImagePatch>,
 ) -> Answer {
+    let _turn = app.edits.lock().await;
     let row = images::find(&app, &fingerprint)?;
     let mut next = writable(&row);
     if_match(&headers, &etag(&next))?;

@@ -3,7 +3,7 @@
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse;
-use duet_client::api::{ImageMetadata, ImageMetadataTemplate};
+use duet_client::api::{ImageMetadata, ImageMetadataPatch, ImageMetadataTemplate};
 use duet_images::{Metadata, TemplateSpec, TemplateTrigger};
 use serde::Deserialize;
 
@@ -68,9 +68,30 @@ pub(super) async fn put(
     headers: HeaderMap,
     Input(body): Input<ImageMetadata>,
 ) -> Answer {
+    let _turn = app.edits.lock().await;
     let expanded = expand::find(&app, &name)?;
     if_match(&headers, &etag(&wire(templates::metadata(&app, &expanded)?)))?;
     templates::set_metadata(&app, &expanded, &read(body)?)?;
+    Ok(empty())
+}
+
+/// Changes only what is present; properties are merged by name, templates by path.
+pub(super) async fn patch(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Input(body): Input<ImageMetadataPatch>,
+) -> Answer {
+    let _turn = app.edits.lock().await;
+    let expanded = expand::find(&app, &name)?;
+    let mut next = wire(templates::metadata(&app, &expanded)?);
+    if_match(&headers, &etag(&next))?;
+    next.architecture = body.architecture.unwrap_or(next.architecture);
+    next.creation_date = body.creation_date.unwrap_or(next.creation_date);
+    next.expiry_date = body.expiry_date.unwrap_or(next.expiry_date);
+    next.properties.extend(body.properties);
+    next.templates.extend(body.templates);
+    templates::set_metadata(&app, &expanded, &read(next)?)?;
     Ok(empty())
 }
 

@@ -66,6 +66,8 @@ pub(super) async fn put(
     if_match(&headers, &expanded.tag())?;
     let plan = Plan::new("Updating instance").instance(&name);
     let operation = spawn(&app, plan, name, Request::Update, async move |app, held, name| {
+        // Once more, now that nobody else can change it.
+        if_match(&headers, &expand::find(&app, &name)?.tag())?;
         update::update(&app, &held, &name, body).await
     })?;
     Ok(accepted(&operation))
@@ -83,6 +85,7 @@ pub(super) async fn patch(
     headers: HeaderMap,
     Input(body): Input<InstancePatch>,
 ) -> Answer {
+    let held = app.instances.slot(expand::find_row(&app, &name)?.id).claim(Request::Update)?;
     let expanded = expand::find(&app, &name)?;
     if_match(&headers, &expanded.tag())?;
     let mut next = expanded.writable();
@@ -92,7 +95,6 @@ pub(super) async fn patch(
     next.profiles = body.profiles.or(next.profiles);
     super::merge(&mut next.config, body.config.unwrap_or_default());
     next.devices.extend(body.devices.unwrap_or_default());
-    let held = app.instances.slot(expanded.row.id).claim(Request::Update)?;
     update::update(&app, &held, &name, next).await?;
     Ok(empty())
 }

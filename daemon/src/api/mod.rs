@@ -229,7 +229,7 @@ fn instance_routes() -> Router<App> {
             "/1.0/instances/{name}/snapshots/{snapshot}",
             get(snapshots::get)
                 .put(snapshots::put)
-                .patch(snapshots::put)
+                .patch(snapshots::patch)
                 .post(snapshots::rename)
                 .delete(snapshots::delete),
         )
@@ -237,7 +237,10 @@ fn instance_routes() -> Router<App> {
         .route("/1.0/instances/{name}/logs/exec-output", get(logs::list_output))
         .route("/1.0/instances/{name}/logs/exec-output/{file}", get(logs::get_output).delete(logs::delete_output))
         .route("/1.0/instances/{name}/logs/{file}", get(logs::get).delete(logs::delete))
-        .route("/1.0/instances/{name}/metadata", get(instance_metadata::get).put(instance_metadata::put))
+        .route(
+            "/1.0/instances/{name}/metadata",
+            get(instance_metadata::get).put(instance_metadata::put).patch(instance_metadata::patch),
+        )
         .route(
             "/1.0/instances/{name}/metadata/templates",
             get(instance_metadata::templates)

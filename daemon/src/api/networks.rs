@@ -99,6 +99,7 @@ pub(super) async fn put(
     headers: HeaderMap,
     Input(body): Input<NetworkPut>,
 ) -> Answer {
+    let _turn = app.edits.lock().await;
     let current = writable(&find_managed(&app, &name).await?);
     if_match(&headers, &etag(&current))?;
     networks::update(&app, &name, body.description, body.config).await?;
@@ -111,6 +112,7 @@ pub(super) async fn patch(
     headers: HeaderMap,
     Input(body): Input<NetworkPatch>,
 ) -> Answer {
+    let _turn = app.edits.lock().await;
     let mut next = writable(&find_managed(&app, &name).await?);
     if_match(&headers, &etag(&next))?;
     super::merge(&mut next.config, body.config.unwrap_or_default());

@@ -88,6 +88,7 @@ pub(super) async fn put(
     headers: HeaderMap,
     Input(body): Input<ProfilePut>,
 ) -> Answer {
+    let _turn = app.edits.lock().await;
     let current = find(&app, &name)?.writable();
     if_match(&headers, &etag(&current))?;
     store(&app, &name, body).await
@@ -99,6 +100,7 @@ pub(super) async fn patch(
     headers: HeaderMap,
     Input(body): Input<ProfilePatch>,
 ) -> Answer {
+    let _turn = app.edits.lock().await;
     let current = find(&app, &name)?.writable();
     if_match(&headers, &etag(&current))?;
     let mut next = current;

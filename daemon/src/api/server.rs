@@ -122,6 +122,7 @@ fn os_release() -> (String, String) {
 
 /// `PUT /1.0`: replaces the server's keys.
 pub(super) async fn put(State(app): State<App>, headers: HeaderMap, Input(body): Input<ServerPut>) -> Answer {
+    let _turn = app.edits.lock().await;
     let current = app.inventory.server_config()?;
     if_match(&headers, &etag(&current))?;
     store(&app, body.config).await
@@ -129,6 +130,7 @@ pub(super) async fn put(State(app): State<App>, headers: HeaderMap, Input(body):
 
 /// `PATCH /1.0`: merges keys; an empty value removes one.
 pub(super) async fn patch(State(app): State<App>, headers: HeaderMap, Input(body): Input<ServerPut>) -> Answer {
+    let _turn = app.edits.lock().await;
     let mut config = app.inventory.server_config()?;
     if_match(&headers, &etag(&config))?;
     super::merge(&mut config, body.config);

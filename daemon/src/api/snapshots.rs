@@ -2,7 +2,9 @@
 
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
-use duet_client::api::{InstanceSnapshotPost, InstanceSnapshotPut, InstanceSnapshotsPost};
+use duet_client::api::{
+    InstanceSnapshotPatch, InstanceSnapshotPost, InstanceSnapshotPut, InstanceSnapshotsPost, Timestamp,
+};
 
 use super::Recursion;
 use super::instances::spawn;
@@ -56,20 +58,36 @@ pub(super) async fn create(
     Ok(accepted(&operation))
 }
 
-/// PUT and PATCH: when it ends.
 pub(super) async fn put(
     State(app): State<App>,
-    Path((name, wanted)): Path<(String, String)>,
+    Path(of): Path<(String, String)>,
     headers: HeaderMap,
     Input(body): Input<InstanceSnapshotPut>,
 ) -> Answer {
-    let found = find(&app, &name, &wanted)?;
-    if_match(&headers, &etag(&found.expires_at))?;
-    let expires_at = body.expires_at.is_set().then_some(body.expires_at.0);
+    edit(&app, of, headers, Some(body.expires_at))
+}
+
+pub(super) async fn patch(
+    State(app): State<App>,
+    Path(of): Path<(String, String)>,
+    headers: HeaderMap,
+    Input(body): Input<InstanceSnapshotPatch>,
+) -> Answer {
+    edit(&app, of, headers, body.expires_at)
+}
+
+/// Says when a snapshot ends. None leaves that as it is.
+fn edit(app: &App, (name, wanted): (String, String), headers: HeaderMap, expires_at: Option<Timestamp>) -> Answer {
+    if_match(&headers, &etag(&find(app, &name, &wanted)?.expires_at))?;
     let plan = Plan::new("Updating snapshot").instance(&name);
     let working = app.clone();
-    let operation =
-        app.operations.spawn(plan, |_| async move { snapshot::edit(&working, &name, &wanted, expires_at).await });
+    let operation = app.operations.spawn(plan, |_| async move {
+        let _turn = working.edits.lock().await;
+        // Once more, now that nobody else can change it.
+        if_match(&headers, &etag(&find(&working, &name, &wanted)?.expires_at))?;
+        let Some(at) = expires_at else { return Ok(()) };
+        snapshot::edit(&working, &name, &wanted, at.is_set().then_some(at.0)).await
+    });
     Ok(accepted(&operation))
 }
 

@@ -79,6 +79,7 @@ pub(super) async fn put(
     headers: HeaderMap,
     Input(body): Input<StoragePoolPut>,
 ) -> Answer {
+    let _turn = app.edits.lock().await;
     if_match(&headers, &etag(&writable(&find(&app, &name)?)))?;
     store(&app, &name, body.description, body.config).await
 }
@@ -89,6 +90,7 @@ pub(super) async fn patch(
     headers: HeaderMap,
     Input(body): Input<StoragePoolPatch>,
 ) -> Answer {
+    let _turn = app.edits.lock().await;
     let mut next = writable(&find(&app, &name)?);
     if_match(&headers, &etag(&next))?;
     super::merge(&mut next.config, body.config.unwrap_or_default());

@@ -28,3 +28,4 @@ mod security;
 mod snapshots;
 mod state;
 mod storage;
+mod updates;
