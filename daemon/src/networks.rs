@@ -121,7 +121,7 @@ pub async fn sweep(app: &App, links: &HashSet<String>) -> Result<network::Swept>
 /// Bad keys, or what the host refused.
 pub async fn update(app: &App, name: &str, description: String, mut config: ConfigMap) -> Result<()> {
     let mut row = app.inventory.network(name)?.ok_or_else(|| Error::not_found("Network not found"))?;
-    config.retain(|_, value| !value.is_empty());
+    config::drop_unset(&mut config);
     config::validate_network_config(&config).map_err(|e| Error::invalid(e.to_string()))?;
     app.network.fill_defaults(&mut config, &subnets(app)?).await.map_err(error)?;
     let (old, new) = (network(app, name, &row.config)?, network(app, name, &config)?);

@@ -74,19 +74,20 @@ impl Pools {
 
 /// Where a pool is: its `source`, or below the state directory.
 fn directory(paths: &Paths, row: &PoolRow) -> PathBuf {
-    row.config.get("source").filter(|s| !s.is_empty()).map_or_else(|| paths.pool(&row.name), PathBuf::from)
+    row.config.get("source").map_or_else(|| paths.pool(&row.name), PathBuf::from)
 }
 
 /// Makes a pool.
 ///
 /// # Errors
 /// Bad names and keys, a filesystem that cannot carry one, a name that is taken.
-pub async fn create(app: &App, name: &str, driver: &str, description: String, config: ConfigMap) -> Result<()> {
+pub async fn create(app: &App, name: &str, driver: &str, description: String, mut config: ConfigMap) -> Result<()> {
     config::validate_pool_name(name).map_err(|e| Error::invalid(e.to_string()))?;
     if !storage::DRIVER_NAMES.contains(&driver) {
         let known = storage::DRIVER_NAMES.join(", ");
         return Err(Error::invalid(format!("the storage driver \"{driver}\" is not served here: use one of {known}")));
     }
+    config::drop_unset(&mut config);
     config::validate_pool_config(&config).map_err(|e| Error::invalid(e.to_string()))?;
     if app.inventory.pool(name)?.is_some() {
         return Err(Error::conflict(format!("Storage pool \"{name}\" already exists")));
@@ -108,8 +109,9 @@ pub async fn create(app: &App, name: &str, driver: &str, description: String, co
 ///
 /// # Errors
 /// Bad keys.
-pub async fn update(app: &App, name: &str, description: String, config: ConfigMap) -> Result<()> {
+pub async fn update(app: &App, name: &str, description: String, mut config: ConfigMap) -> Result<()> {
     let mut row = app.inventory.pool(name)?.ok_or_else(|| Error::not_found("Storage pool not found"))?;
+    config::drop_unset(&mut config);
     config::validate_pool_config(&config).map_err(|e| Error::invalid(e.to_string()))?;
     if config.get("source") != row.config.get("source") {
         return Err(Error::invalid("the \"source\" of a storage pool cannot be changed: make a new pool"));

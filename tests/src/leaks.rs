@@ -17,6 +17,9 @@ use crate::processes;
 use crate::sweep::loop_devices;
 use crate::wait::poll;
 
+/// How long what ends by itself may take to be gone.
+const GRACE: Duration = Duration::from_secs(30);
+
 /// What the host looked like before a daemon ran in it.
 #[derive(Debug, Default)]
 pub struct Baseline {
@@ -94,10 +97,10 @@ fn names(host: &Host, kind: &str) -> Vec<String> {
 }
 
 /// What is still there although everything was deleted. Some of it ends a moment after the operation that ended it,
-/// such as a process between its exit and its reaping, so it is given a few seconds to go.
+/// such as a process between its exit and its reaping or the files of a whole Debian, so it is given time to go.
 pub fn left_behind(host: &Host) -> Vec<String> {
     let mut left = Vec::new();
-    poll(Duration::from_secs(10), || {
+    poll(GRACE, || {
         left = look(host);
         left.is_empty().then_some(())
     });
@@ -171,7 +174,7 @@ fn everywhere(host: &Host) -> Vec<String> {
 /// What is still there when no daemon runs any more and nothing was left for it to do.
 pub fn left_after_the_end(host: &Host) -> Vec<String> {
     let mut left = Vec::new();
-    poll(Duration::from_secs(10), || {
+    poll(GRACE, || {
         left = host
             .processes()
             .into_iter()

@@ -15,6 +15,7 @@ use tokio_util::io::ReaderStream;
 use super::Recursion;
 use super::response::{Answer, Input, accepted, body_bytes, empty, etag, if_match, parse, sync, tagged};
 use crate::app::App;
+use crate::config;
 use crate::error::{Context, Error, Result};
 use crate::images::{self, Facts, Incoming, Upload};
 use crate::inventory::ImageRow;
@@ -42,7 +43,8 @@ fn wire(row: ImageRow, aliases: Vec<ImageAlias>) -> Image {
         update_source: None,
         kind: row.kind,
         created_at: row.created_at.into(),
-        last_used_at: row.last_used_at.into(),
+        // Go's zero time, by which clients know that it was never used.
+        last_used_at: Some(Timestamp::from(row.last_used_at)).filter(|at| at.is_set()).unwrap_or_default(),
         uploaded_at: row.uploaded_at.into(),
         project: "default".into(),
     }
@@ -128,6 +130,7 @@ async fn store(app: &App, mut row: ImageRow, next: ImagePut) -> Answer {
     row.expires_at = next.expires_at.0;
     row.profiles = next.profiles;
     row.properties = next.properties;
+    config::drop_unset(&mut row.properties);
     let path = format!("/1.0/images/{}", row.fingerprint);
     app.inventory.write(move |tx| row.update(tx)).await?;
     app.events.lifecycle("image-updated", path, serde_json::Value::Null);

@@ -61,7 +61,10 @@ pub(super) async fn get(State(app): State<App>, Path(name): Path<String>) -> Ans
     Ok(tagged(profile, &tag))
 }
 
-fn check(app: &App, put: &ProfilePut) -> Result<()> {
+/// Takes out what is unset, and checks the rest.
+fn check(app: &App, put: &mut ProfilePut) -> Result<()> {
+    config::drop_unset(&mut put.config);
+    config::drop_unset_options(&mut put.devices);
     config::validate_profile_config(&put.config).map_err(|e| Error::invalid(e.to_string()))?;
     config::validate_devices(&put.devices, config::DevicesOf::Profile).map_err(|e| Error::invalid(e.to_string()))?;
     crate::instances::check_references(app, &put.devices)
@@ -69,8 +72,8 @@ fn check(app: &App, put: &ProfilePut) -> Result<()> {
 
 pub(super) async fn create(State(app): State<App>, Input(body): Input<ProfilesPost>) -> Answer {
     config::validate_profile_name(&body.name).map_err(|e| Error::invalid(e.to_string()))?;
-    let put = ProfilePut { config: body.config, description: body.description, devices: body.devices };
-    check(&app, &put)?;
+    let mut put = ProfilePut { config: body.config, description: body.description, devices: body.devices };
+    check(&app, &mut put)?;
     let row =
         ProfileRow { name: body.name.clone(), description: put.description, config: put.config, devices: put.devices };
     app.inventory.write(move |tx| row.insert(tx)).await.map_err(|e| match e {
@@ -110,8 +113,8 @@ pub(super) async fn patch(
     store(&app, &name, next).await
 }
 
-async fn store(app: &App, name: &str, next: ProfilePut) -> Answer {
-    check(app, &next)?;
+async fn store(app: &App, name: &str, mut next: ProfilePut) -> Answer {
+    check(app, &mut next)?;
     let row =
         ProfileRow { name: name.to_owned(), description: next.description, config: next.config, devices: next.devices };
     crate::instances::update::profile(app, row).await?;

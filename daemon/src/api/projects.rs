@@ -1,8 +1,6 @@
 //! What there is one of: `/1.0/projects` (the project `default`), `/1.0/cluster` (none) and the description of every
 //! configuration key.
 
-use std::collections::BTreeMap;
-
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -11,8 +9,11 @@ use duet_client::api::{Cluster, Project, ProjectPut, ProjectState, ProjectStateR
 use super::Recursion;
 use super::response::{Answer, Input, empty, etag, if_match, sync, tagged};
 use crate::app::App;
-use crate::config;
+use crate::config::values::CpuLimit;
+use crate::config::{self, InstanceSettings};
 use crate::error::{Error, Result};
+use crate::instances::expand;
+use crate::instances::plan::host_memory;
 
 fn default_project(app: &App) -> Result<Project> {
     let features = [
@@ -73,16 +74,32 @@ pub(super) async fn put(
     Ok(empty())
 }
 
+/// How much of each resource there is. Of processors, memory and processes that is what the instances are limited to,
+/// which is what a project's limits would be held against.
 pub(super) async fn state(State(app): State<App>, Path(name): Path<String>) -> Answer {
     exists(&name)?;
-    let count = |n: usize| ProjectStateResource { limit: -1, usage: i64::try_from(n).unwrap_or(i64::MAX) };
-    let instances = app.inventory.instances()?.len();
-    let resources = BTreeMap::from([
-        ("containers".to_owned(), count(instances)),
-        ("instances".to_owned(), count(instances)),
-        ("networks".to_owned(), count(app.inventory.networks()?.len())),
-        ("virtual-machines".to_owned(), count(0)),
-    ]);
+    let all = expand::expand_all(&app)?;
+    let host = host_memory()?;
+    let limits: Vec<InstanceSettings> =
+        all.iter().filter_map(|instance| InstanceSettings::from_config(&instance.config).ok()).collect();
+    let cpus = |limit: &CpuLimit| match limit {
+        CpuLimit::Count(count) => u64::from(*count),
+        CpuLimit::Set(set) => set.len() as u64,
+    };
+    let instances = all.len() as u64;
+    let used = [
+        ("containers", instances),
+        ("cpu", limits.iter().filter_map(|limits| limits.cpu.as_ref()).map(cpus).sum()),
+        // Roots are not limited in size.
+        ("disk", 0),
+        ("instances", instances),
+        ("memory", limits.iter().filter_map(|limits| limits.memory.as_ref()).map(|limit| limit.bytes(host)).sum()),
+        ("networks", app.inventory.networks()?.len() as u64),
+        ("processes", limits.iter().filter_map(|limits| limits.processes).sum()),
+        ("virtual-machines", 0),
+    ];
+    let resource = |used| ProjectStateResource { limit: -1, usage: i64::try_from(used).unwrap_or(i64::MAX) };
+    let resources = used.into_iter().map(|(name, used)| (name.to_owned(), resource(used))).collect();
     Ok(sync(ProjectState { resources }))
 }
 

@@ -138,7 +138,7 @@ pub(super) async fn patch(State(app): State<App>, headers: HeaderMap, Input(body
 }
 
 async fn store(app: &App, mut config: config::ConfigMap) -> Answer {
-    config.retain(|_, value| !value.is_empty());
+    config::drop_unset(&mut config);
     config::validate_server_config(&config).map_err(|e| Error::invalid(e.to_string()))?;
     app.inventory.set_server_config(config).await?;
     app.events.lifecycle("config-updated", "/1.0".into(), serde_json::Value::Null);

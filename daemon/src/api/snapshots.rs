@@ -19,7 +19,7 @@ use crate::operations::Plan;
 
 fn find(app: &App, name: &str, wanted: &str) -> Result<SnapshotRow> {
     let row = expand::find_row(app, name)?;
-    app.inventory.snapshot(row.id, wanted)?.ok_or_else(|| Error::not_found("Instance snapshot not found"))
+    snapshot::find(app, &row, wanted)
 }
 
 pub(super) async fn list(State(app): State<App>, Path(name): Path<String>, Query(query): Query<Recursion>) -> Answer {

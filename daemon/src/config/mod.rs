@@ -12,7 +12,7 @@
 //! - [`metadata_configuration`] is the table as clients read it.
 //!
 //! An empty value always means "unset", as it does for Incus' clients: it passes every check, and every reader
-//! treats it as absent. (In an instance it can thereby undo what a profile sets.)
+//! treats it as absent. [`drop_unset`] keeps it out of the inventory.
 
 mod changes;
 mod device;
@@ -48,6 +48,16 @@ pub type ConfigMap = BTreeMap<String, String>;
 
 /// Devices as they travel over the API: name to options, `type` among them.
 pub type DeviceMap = BTreeMap<String, BTreeMap<String, String>>;
+
+/// Removes the keys that are set to nothing, which is how clients unset them.
+pub fn drop_unset(config: &mut ConfigMap) {
+    config.retain(|_, value| !value.is_empty());
+}
+
+/// As [`drop_unset`], of the options of every device.
+pub fn drop_unset_options(devices: &mut DeviceMap) {
+    devices.values_mut().for_each(drop_unset);
+}
 
 /// The two kinds of instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

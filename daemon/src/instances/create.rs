@@ -16,7 +16,8 @@ use super::slot::Slot;
 use super::{addresses, copy, start};
 use crate::app::App;
 use crate::config::{
-    Device, DevicesOf, InstanceKind, NameKind, validate_devices, validate_instance_config, validate_name,
+    Device, DevicesOf, InstanceKind, NameKind, drop_unset, drop_unset_options, validate_devices,
+    validate_instance_config, validate_name,
 };
 use crate::error::{Error, Kind, Result, blocking};
 use crate::inventory::{self, ConfigMap, DeviceMap, ImageRow, InstanceRow, Power};
@@ -125,7 +126,8 @@ fn draft(app: &App, mut post: InstancesPost, source: &Source) -> Result<Draft> {
     if architecture.is_empty() {
         architecture = crate::ARCHITECTURE.to_owned();
     }
-    config.retain(|_, value| !value.is_empty());
+    drop_unset(&mut config);
+    drop_unset_options(&mut post.devices);
     let profiles = profiles.unwrap_or_else(|| vec!["default".to_owned()]);
     validate_instance_config(&config, InstanceKind::Container).map_err(|e| Error::invalid(e.to_string()))?;
     validate_devices(&post.devices, DevicesOf::Profile).map_err(|e| Error::invalid(e.to_string()))?;

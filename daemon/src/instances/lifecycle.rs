@@ -119,8 +119,8 @@ impl fmt::Display for Refusal {
             Self::AlreadyRunning => f.write_str("The instance is already running"),
             Self::AlreadyStopped => f.write_str("The instance is already stopped"),
             Self::NotRunning => f.write_str("The instance isn't running"),
-            Self::AlreadyFrozen => f.write_str("The instance is already frozen"),
-            Self::NotFrozen => f.write_str("The instance is already running"),
+            Self::AlreadyFrozen => f.write_str("The container is already frozen"),
+            Self::NotFrozen => f.write_str("The container is already running"),
             Self::MustBeStopped(what) => match what {
                 Request::Delete => f.write_str("Instance is running"),
                 Request::Rename => f.write_str("Renaming of running instance not allowed"),

@@ -17,8 +17,8 @@ use super::slot::Held;
 use super::{addresses, start};
 use crate::app::App;
 use crate::config::{
-    self, Device, DevicesOf, DiskDevice, InstanceKind, InstanceSettings, keep_server_owned, validate_devices,
-    validate_instance_config,
+    self, Device, DevicesOf, DiskDevice, InstanceKind, InstanceSettings, drop_unset, drop_unset_options,
+    keep_server_owned, validate_devices, validate_instance_config,
 };
 use crate::error::{Context, Error, Kind, Result, blocking};
 use crate::inventory::{self, ProfileRow};
@@ -31,8 +31,9 @@ pub async fn update(app: &App, held: &Held, name: &str, put: InstancePut) -> Res
     let old = expand::find(app, name)?;
     let mut row = old.row.clone();
     row.config = keep_server_owned(&old.row.config, put.config);
-    row.config.retain(|_, value| !value.is_empty());
     row.devices = put.devices;
+    drop_unset(&mut row.config);
+    drop_unset_options(&mut row.devices);
     row.profiles = put.profiles.unwrap_or_else(|| old.row.profiles.clone());
     row.description = put.description;
     row.ephemeral = put.ephemeral;

@@ -153,6 +153,7 @@ fn incus_changes_configuration_devices_and_profiles() {
     incus(&host, "config device set c1 d1 readonly=true");
     assert!(incus(&host, "config device show c1").contains("readonly: \"true\""));
     incus(&host, "config device unset c1 d1 readonly");
+    assert!(!incus(&host, "config device show c1").contains("readonly"));
     incus(&host, "config device override c1 eth0 hwaddr=10:66:6a:00:00:77");
     // The client lists a map, in no order.
     let list = incus(&host, "config device list c1");
@@ -192,10 +193,10 @@ fn incus_takes_snapshots_and_publishes_images() {
     host.inside("c1", "echo two >/v");
     incus(&host, "snapshot create c1");
     assert!(incus(&host, "snapshot list c1 -f csv").contains("snap0"));
-    assert!(
-        incus(&host, "snapshot show c1 s1").contains("limits")
-            || incus(&host, "snapshot show c1 s1").contains("config")
-    );
+    assert!(incus(&host, "snapshot show c1 s1").contains("volatile.base_image: "));
+    incus(&host, "copy c1 whole");
+    incus(&host, "copy c1 alone --instance-only");
+    assert_eq!(incus(&host, "list -f csv -c nS"), "alone,0\nc1,2\nwhole,2");
     incus(&host, "snapshot restore c1 s1");
     assert_eq!(host.inside("c1", "cat /v"), "one");
     incus(&host, "snapshot rename c1 s1 s2");
@@ -209,7 +210,11 @@ fn incus_takes_snapshots_and_publishes_images() {
     let tmp = tmp.to_str().unwrap();
     let info = incus(&host, "image info of-instance");
     let fingerprint = info.lines().find_map(|line| line.strip_prefix("Fingerprint: ")).unwrap().to_owned();
-    assert!(info.contains("Expires: never"), "{info}");
+    assert!(info.contains("Expires: never") && info.contains("Last used: never"), "{info}");
+    incus(&host, "image set-property of-instance colour blue");
+    assert_eq!(incus(&host, "image get-property of-instance colour"), "blue");
+    incus(&host, "image unset-property of-instance colour");
+    incus_fails(&host, "image get-property of-instance colour", "Property not found");
     incus(&host, &format!("image export of-instance {tmp}/exported"));
     incus(&host, "image delete of-instance");
     let file = host.sh(&format!("ls {tmp}/exported*"));
@@ -251,6 +256,11 @@ fn incus_shows_and_changes_the_host() {
     assert!(incus(&host, "storage info default").contains("total space"));
     assert!(incus(&host, "storage show default").contains("driver: overlay"));
     assert!(incus(&host, "project list -f csv").contains("default"));
+    incus(&host, "config set c1 limits.cpu=2 limits.memory=64MiB limits.processes=100");
+    let usage = incus(&host, "project info default -f csv");
+    for line in ["CONTAINERS,UNLIMITED,1", "CPU,UNLIMITED,2", "MEMORY,UNLIMITED,64.00MiB", "PROCESSES,UNLIMITED,100"] {
+        assert!(usage.contains(line), "{line}: {usage}");
+    }
     assert!(incus(&host, "info").contains("api_version: \"1.0\""));
     let resources = incus(&host, "info --resources");
     for part in ["CPU", "Cores:", "Memory:", "Total:"] {

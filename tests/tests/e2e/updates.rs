@@ -132,6 +132,32 @@ fn patch_changes_what_it_names_and_put_all_that_may_be_written() {
 }
 
 #[test]
+fn what_is_set_to_nothing_is_gone() {
+    let host = Host::new();
+    for Object { path, place, values: [first, _] } in objects(&host) {
+        // Neither a moment nor an image's own metadata are keys that can be unset.
+        if place == "/expires_at" || path.ends_with("/metadata") {
+            continue;
+        }
+        made(&host, "PATCH", &path, None, &only(place, &first));
+        let mut body = own(&host, &path);
+        set(&mut body, place, &json!(""));
+        made(&host, "PUT", &path, None, &body);
+        let left = own(&host, &path);
+        assert!(left.pointer(place).is_none_or(|value| place == "/description" && value == ""), "{path}: {left:#}");
+    }
+    let disk = json!({"type": "disk", "source": "/etc", "path": "/mnt", "readonly": ""});
+    for path in ["/1.0/instances/c1", "/1.0/profiles/p1"] {
+        made(&host, "PATCH", path, None, &json!({"devices": {"d": disk}}));
+        assert_eq!(
+            own(&host, path)["devices"]["d"],
+            json!({"type": "disk", "source": "/etc", "path": "/mnt"}),
+            "{path}"
+        );
+    }
+}
+
+#[test]
 fn of_changes_made_at_once_none_is_lost() {
     let host = Host::new();
     for Object { path, place, .. } in objects(&host).iter().filter(|object| object.place.ends_with("/first")) {
