@@ -84,7 +84,7 @@ wire! {
         pub devices: DevicesMap,
         /// Whether it is deleted when it stops.
         pub ephemeral: bool,
-        /// The profiles; `null` and absence mean "default" at creation.
+        /// The profiles; `null` and absence mean none.
         pub profiles: Option<Vec<String>>,
         /// The snapshot to restore; when set, all else is ignored.
         #[serde(skip_serializing_if = "is_default")]

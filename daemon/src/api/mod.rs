@@ -125,8 +125,15 @@ pub fn router(app: App) -> Router {
         .route("/1.0/events", get(events::listen))
         .route("/1.0/metadata/configuration", get(projects::configuration))
         .route("/1.0/cluster", get(projects::cluster))
-        .route("/1.0/projects", get(projects::list))
-        .route("/1.0/projects/{name}", get(projects::get).put(projects::put).patch(projects::put))
+        .route("/1.0/projects", get(projects::list).post(projects::create))
+        .route(
+            "/1.0/projects/{name}",
+            get(projects::get)
+                .put(projects::put)
+                .patch(projects::patch)
+                .post(projects::rename)
+                .delete(projects::delete),
+        )
         .route("/1.0/projects/{name}/state", get(projects::state))
         .merge(operation_routes())
         .merge(profile_routes())

@@ -11,7 +11,7 @@ use super::response::{Answer, Input, empty, etag, if_match, sync, tagged};
 use crate::app::App;
 use crate::config::values::CpuLimit;
 use crate::config::{self, InstanceSettings};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::instances::expand;
 use crate::instances::plan::host_memory;
 
@@ -55,8 +55,13 @@ pub(super) async fn get(State(app): State<App>, Path(name): Path<String>) -> Ans
     Ok(tagged(project, &tag))
 }
 
-/// `PUT` and `PATCH /1.0/projects/default`, by which clients bring a server to a configuration that they saved: what is
-/// as it has to be is fine.
+/// `POST /1.0/projects`.
+pub(super) async fn create() -> Error {
+    Error::new(Kind::Unsupported, "the project \"default\" is the only one that is served: others cannot be made")
+}
+
+/// `PUT /1.0/projects/default`, by which clients bring a server to a configuration that they saved: what is as it has to
+/// be is fine.
 pub(super) async fn put(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -66,12 +71,46 @@ pub(super) async fn put(
     exists(&name)?;
     let project = default_project(&app)?;
     if_match(&headers, &etag(&(&project.config, &project.description)))?;
-    if let Some((key, value)) = body.config.iter().find(|(key, value)| project.config.get(*key) != Some(value)) {
-        return Err(Error::invalid(format!(
-            "{key}={value}: the project \"default\" is the only one and its configuration cannot be changed"
-        )));
+    if let Some(key) = project.config.keys().find(|key| !body.config.contains_key(*key)) {
+        return Err(fixed(&format!("{key} is missing")));
     }
-    Ok(empty())
+    unchanged(&project, &body)
+}
+
+/// As [`put`], of what is named.
+pub(super) async fn patch(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Input(body): Input<ProjectPut>,
+) -> Answer {
+    exists(&name)?;
+    let project = default_project(&app)?;
+    if_match(&headers, &etag(&(&project.config, &project.description)))?;
+    unchanged(&project, &body)
+}
+
+fn unchanged(project: &Project, body: &ProjectPut) -> Answer {
+    match body.config.iter().find(|(key, value)| project.config.get(*key) != Some(value)) {
+        Some((key, value)) => Err(fixed(&format!("{key}={value}"))),
+        None => Ok(empty()),
+    }
+}
+
+fn fixed(what: &str) -> Error {
+    Error::invalid(format!("{what}: the configuration of the project \"default\" cannot be changed"))
+}
+
+/// `POST /1.0/projects/default`.
+pub(super) async fn rename(Path(name): Path<String>) -> Answer {
+    exists(&name)?;
+    Err(Error::new(Kind::Forbidden, "The 'default' project cannot be renamed"))
+}
+
+/// `DELETE /1.0/projects/default`.
+pub(super) async fn delete(Path(name): Path<String>) -> Answer {
+    exists(&name)?;
+    Err(Error::new(Kind::Forbidden, "The 'default' project cannot be deleted"))
 }
 
 /// How much of each resource there is. Of processors, memory and processes that is what the instances are limited to,

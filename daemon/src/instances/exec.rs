@@ -50,6 +50,14 @@ pub fn exec(app: &App, name: &str, post: InstanceExecPost) -> Result<Arc<Operati
     if post.record_output && (post.wait_for_websocket || post.interactive) {
         return Err(Error::invalid("output is recorded only without websockets and without a terminal"));
     }
+    if let Some(map) = live.idmap
+        && let Some(unknown) = [post.user, post.group].into_iter().find(|id| *id >= map.range)
+    {
+        return Err(Error::invalid(format!(
+            "there is no id {unknown} in the instance: its ids are 0 to {}",
+            map.range - 1
+        )));
+    }
     let settings = InstanceSettings::from_config(&expanded.config).map_err(|e| Error::invalid(e.to_string()))?;
     let environment = environment(settings.environment, &post);
     let request = ExecRequest {
@@ -98,6 +106,8 @@ fn environment(own: BTreeMap<String, String>, post: &InstanceExecPost) -> BTreeM
     };
     default("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     default("LANG", "C.UTF-8");
+    // As its init has it: systemd and others look there for where they are.
+    default("container", "lxc");
     if post.user == 0 {
         default("HOME", "/root");
         default("USER", "root");

@@ -283,7 +283,7 @@ fn cpus(app: &App, id: i64, limit: &CpuLimit, available: &CpuList) -> Result<Cpu
             if wanted.is_subset(available) {
                 return Ok(wanted);
             }
-            Err(Error::invalid(format!("limits.cpu={text} names a CPU that this host does not offer ({available})")))
+            Err(Error::invalid(format!("limits.cpu={set} names a CPU that this host does not offer ({available})")))
         }
         CpuLimit::Count(count) => {
             let mut load = BTreeMap::new();

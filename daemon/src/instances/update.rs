@@ -34,7 +34,7 @@ pub async fn update(app: &App, held: &Held, name: &str, put: InstancePut) -> Res
     row.devices = put.devices;
     drop_unset(&mut row.config);
     drop_unset_options(&mut row.devices);
-    row.profiles = put.profiles.unwrap_or_else(|| old.row.profiles.clone());
+    row.profiles = put.profiles.unwrap_or_default();
     row.description = put.description;
     row.ephemeral = put.ephemeral;
     if !put.architecture.is_empty() && put.architecture != row.architecture {

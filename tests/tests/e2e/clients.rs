@@ -87,6 +87,8 @@ fn incus_runs_programs() {
     let both = client(&host, "incus", "exec c1 -- sh -c 'echo out; echo err >&2'").run().succeeded();
     assert_eq!((both.text().as_str(), both.errors().trim()), ("out", "err"));
     assert_eq!(incus(&host, "exec c1 --env A=b --cwd /tmp --user 7 -- sh -c 'echo $A $PWD $(id -u)'"), "b /tmp 7");
+    assert_eq!(incus(&host, "exec c1 -- sh -c 'echo $container'"), "lxc");
+    incus_fails(&host, "exec c1 --user 99999 -- id", "there is no id 99999 in the instance: its ids are 0 to 65535");
     let terminal = client(&host, "incus", "exec c1 -t -- sh -c 'tty && stty size'").run().succeeded().text();
     assert!(terminal.starts_with("/dev/pts/"), "{terminal}");
     host.inside("c1", "echo to the log > /dev/console");
@@ -178,6 +180,7 @@ fn incus_changes_configuration_devices_and_profiles() {
     incus(&host, "profile remove c1 p1");
     incus(&host, "profile assign c1 default,p3");
     incus(&host, "profile assign c1 default");
+    incus_fails(&host, "profile assign c1 ''", "no root disk device");
     incus(&host, "profile delete p1");
     incus(&host, "profile delete p3");
     incus(&host, "config set user.server=1");
@@ -266,6 +269,10 @@ fn incus_shows_and_changes_the_host() {
     for part in ["CPU", "Cores:", "Memory:", "Total:"] {
         assert!(resources.contains(part), "{part}: {resources}");
     }
+    incus_fails(&host, "project create p1", "the project \"default\" is the only one");
+    incus_fails(&host, "project delete default", "The 'default' project cannot be deleted");
+    incus_fails(&host, "project rename default x", "The 'default' project cannot be renamed");
+    incus_fails(&host, "project set default features.images=false", "cannot be changed");
     incus_fails(&host, "cluster list", "Error: Server isn't part of a cluster");
     incus(&host, "admin waitready");
     assert!(incus(&host, "query /1.0/instances").contains("/1.0/instances/c1"));
