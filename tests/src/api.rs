@@ -128,6 +128,34 @@ impl<'a> Request<'a> {
     }
 }
 
+/// A connection that stays open from one request to the next.
+#[derive(Debug)]
+pub struct Connection {
+    reader: BufReader<UnixStream>,
+}
+
+impl Connection {
+    /// Connects to the daemon at `socket`.
+    #[track_caller]
+    pub fn open(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).unwrap_or_else(|error| panic!("{}: {error}", socket.display()));
+        stream.set_read_timeout(Some(DEADLINE)).expect("a deadline for reading");
+        Self { reader: BufReader::new(stream) }
+    }
+
+    /// Sends a request and reads the whole answer, which is not looked into.
+    #[track_caller]
+    pub fn send(&mut self, method: &str, path: &str, body: Option<&Value>) -> Response {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: duet\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let answer = self.reader.get_mut().write_all(request.as_bytes()).and_then(|()| read_response(&mut self.reader));
+        answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+}
+
 fn invalid(what: &str) -> std::io::Error {
     std::io::Error::new(std::io::ErrorKind::InvalidData, what)
 }

@@ -20,7 +20,12 @@ pub fn within<T>(deadline: Duration, what: &str, condition: impl FnMut() -> Opti
 }
 
 /// Looks at `condition` until it gives a value or the deadline passes.
-pub fn poll<T>(deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn poll<T>(deadline: Duration, condition: impl FnMut() -> Option<T>) -> Option<T> {
+    poll_every(PAUSE, deadline, condition)
+}
+
+/// As [`poll`], looking as often as is said: for what is measured.
+pub fn poll_every<T>(pause: Duration, deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + deadline;
     loop {
         if let Some(value) = condition() {
@@ -29,6 +34,6 @@ pub fn poll<T>(deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> 
         if Instant::now() >= end {
             return None;
         }
-        thread::sleep(PAUSE);
+        thread::sleep(pause);
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Host;
 use crate::api::Request;
 use crate::command::wait;
-use crate::wait::within;
+use crate::wait::poll_every;
 
 /// How long a daemon may take to answer, adopting what ran before.
 const UP: Duration = Duration::from_secs(60);
@@ -21,12 +21,13 @@ impl Host {
     pub fn start_daemon(&mut self) -> Duration {
         let started = Instant::now();
         self.spawn_daemon();
-        within(UP, "the daemon answering", || {
+        let ready = poll_every(Duration::from_millis(1), UP, || {
             let ended = self.daemon.as_mut().and_then(|daemon| daemon.try_wait().ok().flatten());
             assert!(ended.is_none(), "the daemon ended at its start ({ended:?}): {}", self.daemon_log());
             let answer = Request::new(&self.socket(), "GET", "/internal/ready").try_send().ok()?;
             (answer.status == 200).then_some(())
         });
+        assert!(ready.is_some(), "the daemon did not answer within {UP:?}: {}", self.daemon_log());
         started.elapsed()
     }
 
@@ -48,7 +49,7 @@ impl Host {
         let log = OpenOptions::new().create(true).append(true).open(self.daemon_log_path()).expect("the daemon's log");
         let mut command = Command::new(self.binaries.join("duetd"));
         command
-            .arg("--debug")
+            .args(self.verbose.then_some("--debug"))
             .env("DUET_DIR", self.state())
             .env("HOME", self.folder.join("home"))
             .env("RUST_BACKTRACE", "1")

@@ -44,6 +44,8 @@ pub struct Host {
     baseline: Baseline,
     daemon: Option<Child>,
     environment: Vec<(String, String)>,
+    /// Whether daemons log what only a developer wants to know.
+    verbose: bool,
     binaries: PathBuf,
     passed: bool,
 }
@@ -114,6 +116,7 @@ impl Host {
             baseline: Baseline::default(),
             daemon: None,
             environment: vec![],
+            verbose: true,
             binaries: binaries(),
             passed: false,
         };
@@ -124,6 +127,11 @@ impl Host {
     /// Sets a variable in the environment of the daemons that are started from now on.
     pub fn daemon_env(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Lets the daemons that are started from now on log as little as those that users start.
+    pub fn quiet(&mut self) {
+        self.verbose = false;
     }
 
     /// `DUET_DIR`.
@@ -400,8 +408,12 @@ impl Default for Host {
 impl Drop for Host {
     fn drop(&mut self) {
         let panicking = thread::panicking();
-        let finished =
-            if panicking { Ok(()) } else { std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.finish())) };
+        // One that was abandoned is taken down as it is.
+        let finished = if panicking || self.passed {
+            Ok(())
+        } else {
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.finish()))
+        };
         if !self.passed {
             self.keep_logs();
         }
