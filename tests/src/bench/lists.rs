@@ -23,7 +23,6 @@ const RUNNING: usize = 20;
 
 struct Filled {
     contender: Contender,
-    connection: Connection,
     count: usize,
     running: usize,
     most: usize,
@@ -31,14 +30,14 @@ struct Filled {
 
 impl Filled {
     fn new(contender: Contender, most: usize) -> Self {
-        let connection = Connection::open(&contender.socket);
-        Self { contender, connection, count: 0, running: 0, most }
+        Self { contender, count: 0, running: 0, most }
     }
 
     /// Makes instances until there are `count`, and says whether there are.
     fn fill(&mut self, count: usize) -> bool {
+        let mut connection = self.connect();
         while self.count < count.min(self.most) {
-            self.contender.create(&mut self.connection, BUSYBOX, self.count);
+            self.contender.create(&mut connection, BUSYBOX, self.count);
             self.count += 1;
         }
         self.count >= count
@@ -46,31 +45,35 @@ impl Filled {
 
     /// Starts instances until so many run, each with its address.
     fn start(&mut self, running: usize) {
+        let mut connection = self.connect();
         while self.running < running {
-            self.contender.change(&mut self.connection, "start", self.running);
+            self.contender.change(&mut connection, "start", self.running);
             self.contender.leased(&self.contender.name(self.running));
             self.running += 1;
         }
     }
 
     fn stop(&mut self) {
+        let mut connection = self.connect();
         while self.running > 0 {
             self.running -= 1;
-            self.contender.change(&mut self.connection, "stop", self.running);
+            self.contender.change(&mut connection, "stop", self.running);
         }
     }
 
-    fn connect_again(&mut self) {
-        self.connection = Connection::open(&self.contender.socket);
+    /// A new one for every stretch of work: daemons close those that have been idle for long, and end.
+    fn connect(&self) -> Connection {
+        Connection::open(&self.contender.socket)
     }
 
-    fn ask(&mut self, recursion: u8) -> Sample {
+    fn ask(&self, recursion: u8) -> Sample {
+        let mut connection = self.connect();
         let mut sample = Sample::default();
         let path = format!("/1.0/instances?recursion={recursion}");
         let begun = Instant::now();
         while sample.count() < LEAST || (sample.count() < MOST && begun.elapsed() < TIME) {
             let started = Instant::now();
-            let answer = self.connection.send("GET", &path, None);
+            let answer = connection.send("GET", &path, None);
             sample.add(started.elapsed());
             assert!(answer.status == 200, "{path}: status {}", answer.status);
         }
@@ -96,8 +99,8 @@ impl Lists<'_> {
         let samples: Vec<_> = samples.into_iter().zip(there).map(|(sample, there)| there.then_some(sample)).collect();
         self.table.row(&format!("list, {count} {state}"), Shape::Spread, &samples, Target::NONE);
         for recursion in [1, 2] {
-            let ask = |(filled, there): (&mut Filled, &bool)| there.then(|| filled.ask(recursion));
-            let samples: Vec<Option<Sample>> = self.all.iter_mut().zip(there).map(ask).collect();
+            let ask = |(filled, there): (&Filled, &bool)| there.then(|| filled.ask(recursion));
+            let samples: Vec<Option<Sample>> = self.all.iter().zip(there).map(ask).collect();
             let target = if (count, recursion) == (500, 2) { Target::both(100.0) } else { Target::NONE };
             let what = format!("GET recursion={recursion}, {count} {state}");
             self.table.row(&what, Shape::Tail, &samples, target);
@@ -143,7 +146,6 @@ pub fn measure(table: &mut Table, host: &mut Host, incus: Option<&Incus>, most: 
             let beside = incus.map_or_else(String::new, |incus| format!("Incus {} ms", milliseconds(incus.restart())));
             let met = own.median() < Duration::from_millis(50);
             lists.table.bound("start of duetd, 500 instances, ms", &own.to_string(), "under 50 ms", met, &beside);
-            lists.all.iter_mut().for_each(Filled::connect_again);
         }
     }
     memory.print(lists.table, idle, peer_idle);

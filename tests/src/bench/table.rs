@@ -99,6 +99,9 @@ impl Table {
 
     /// Says which targets were missed.
     pub fn end(&self) {
+        if self.met + self.missed.len() == 0 {
+            return;
+        }
         println!("\n{} targets met, {} missed", self.met, self.missed.len());
         for missed in &self.missed {
             println!("  {missed}");
