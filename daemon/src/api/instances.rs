@@ -21,7 +21,7 @@ pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>)
             Ok(sync(rows.iter().map(|row| format!("/1.0/instances/{}", row.name)).collect::<Vec<_>>()))
         }
         0 | 1 => {
-            let all = expand_all(&app)?.iter().map(|e| e.render(&app)).collect();
+            let all = expand_all(&app)?.into_iter().map(|e| e.render(&app)).collect();
             query.answer(all, |instance| format!("/1.0/instances/{}", instance.name))
         }
         _ => query.answer(state::full_all(&app).await?, |_| String::new()),
@@ -32,7 +32,7 @@ pub(super) async fn get(State(app): State<App>, Path(name): Path<String>, Query(
     let expanded = expand::find(&app, &name)?;
     let tag = expanded.tag();
     if query.deep() {
-        return Ok(tagged(state::full(&app, &expanded).await?, &tag));
+        return Ok(tagged(state::full(&app, expanded).await?, &tag));
     }
     Ok(tagged(expanded.render(&app), &tag))
 }

@@ -87,23 +87,24 @@ pub fn status_of(observed: Observed) -> StatusCode {
 
 impl Expanded {
     /// The wire form.
-    pub fn render(&self, app: &App) -> Instance {
+    pub fn render(self, app: &App) -> Instance {
         let status = status_of(app.instances.slot(self.row.id).observed());
+        let row = self.row;
         Instance {
-            architecture: self.row.architecture.clone(),
-            config: self.row.config.clone(),
-            devices: self.row.devices.clone(),
-            ephemeral: self.row.ephemeral,
-            profiles: self.row.profiles.clone(),
+            architecture: row.architecture,
+            config: row.config,
+            devices: row.devices,
+            ephemeral: row.ephemeral,
+            profiles: row.profiles,
             stateful: false,
-            description: self.row.description.clone(),
-            created_at: self.row.created_at.into(),
-            expanded_config: self.config.clone(),
-            expanded_devices: self.devices.clone(),
-            name: self.row.name.clone(),
+            description: row.description,
+            created_at: row.created_at.into(),
+            expanded_config: self.config,
+            expanded_devices: self.devices,
+            name: row.name,
             status: status.to_string(),
             status_code: status,
-            last_used_at: self.row.last_used_at.into(),
+            last_used_at: row.last_used_at.into(),
             location: "none".into(),
             kind: InstanceType::Container,
             project: "default".into(),

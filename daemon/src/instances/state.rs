@@ -21,6 +21,11 @@ use crate::storage::References;
 /// # Errors
 /// Where the kernel or the storage cannot be asked.
 pub async fn state(app: &App, expanded: &Expanded) -> Result<InstanceState> {
+    state_on(app, expanded, plan::host_memory().unwrap_or(0)).await
+}
+
+/// [`state`] on a host with so much memory, which for a list of many is looked at once.
+async fn state_on(app: &App, expanded: &Expanded, host_memory: u64) -> Result<InstanceState> {
     let slot = app.instances.slot(expanded.row.id);
     let live = slot.live();
     let status = status_of(slot.observed());
@@ -31,7 +36,7 @@ pub async fn state(app: &App, expanded: &Expanded) -> Result<InstanceState> {
         ..InstanceState::default()
     };
     let Some(live) = live else {
-        state.memory.total = total_memory(expanded);
+        state.memory.total = total_memory(expanded, host_memory);
         return Ok(state);
     };
     // An instance that ends in this moment has no counters any more: it is then shown as stopped by the next request.
@@ -46,7 +51,7 @@ pub async fn state(app: &App, expanded: &Expanded) -> Result<InstanceState> {
     state.pid = i64::from(live.init_pid);
     state.started_at = live.started_at.into();
     if state.status_code == StatusCode::Running && state.memory.total == 0 {
-        state.memory.total = total_memory(expanded);
+        state.memory.total = total_memory(expanded, host_memory);
     }
     Ok(state)
 }
@@ -72,8 +77,7 @@ fn fill(state: &mut InstanceState, usage: Usage) {
 }
 
 /// The limit, or the host's memory.
-fn total_memory(expanded: &Expanded) -> i64 {
-    let host = plan::host_memory().unwrap_or(0);
+fn total_memory(expanded: &Expanded, host: u64) -> i64 {
     let limit = expanded.config.get("limits.memory").and_then(|text| text.parse().ok());
     let limit = limit.map_or(host, |limit: crate::config::values::MemoryLimit| limit.bytes(host));
     i64::try_from(limit).unwrap_or(i64::MAX)
@@ -108,9 +112,10 @@ async fn disk(app: &App, expanded: &Expanded, running: bool) -> Result<BTreeMap<
 ///
 /// # Errors
 /// As [`state`].
-pub async fn full(app: &App, expanded: &Expanded) -> Result<InstanceFull> {
+pub async fn full(app: &App, expanded: Expanded) -> Result<InstanceFull> {
     let snapshots = app.inventory.snapshots(expanded.row.id)?;
-    with_snapshots(app, expanded, &expand::profile_table(app)?, snapshots).await
+    let host_memory = plan::host_memory().unwrap_or(0);
+    with_snapshots(app, expanded, &expand::profile_table(app)?, snapshots, host_memory).await
 }
 
 /// Every instance with its state and snapshots.
@@ -119,6 +124,7 @@ pub async fn full(app: &App, expanded: &Expanded) -> Result<InstanceFull> {
 /// As [`state`].
 pub async fn full_all(app: &App) -> Result<Vec<InstanceFull>> {
     let profiles = expand::profile_table(app)?;
+    let host_memory = plan::host_memory().unwrap_or(0);
     let mut snapshots: HashMap<i64, Vec<SnapshotRow>> = HashMap::new();
     for snapshot in app.inventory.all_snapshots()? {
         snapshots.entry(snapshot.instance_id).or_default().push(snapshot);
@@ -126,27 +132,24 @@ pub async fn full_all(app: &App) -> Result<Vec<InstanceFull>> {
     let mut all = Vec::new();
     for expanded in expand::expand_all(app)? {
         let own = snapshots.remove(&expanded.row.id).unwrap_or_default();
-        all.push(with_snapshots(app, &expanded, &profiles, own).await?);
+        all.push(with_snapshots(app, expanded, &profiles, own, host_memory).await?);
     }
     Ok(all)
 }
 
 async fn with_snapshots(
     app: &App,
-    expanded: &Expanded,
+    expanded: Expanded,
     profiles: &ProfileTable,
     snapshots: Vec<SnapshotRow>,
+    host_memory: u64,
 ) -> Result<InstanceFull> {
     let snapshots = match snapshots.is_empty() {
         true => None,
         false => Some(snapshots.into_iter().map(|s| render_snapshot(profiles, s)).collect::<Result<Vec<_>>>()?),
     };
-    Ok(InstanceFull {
-        instance: expanded.render(app),
-        backups: None,
-        state: Some(state(app, expanded).await?),
-        snapshots,
-    })
+    let state = Some(state_on(app, &expanded, host_memory).await?);
+    Ok(InstanceFull { instance: expanded.render(app), backups: None, state, snapshots })
 }
 
 /// Snapshots on the wire.
