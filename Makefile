@@ -37,8 +37,8 @@ host-shell: ## a root shell on such a machine, which is gone when it is left (as
 lint: ## formatting, clippy with warnings as errors, shellcheck where it is installed
 	@$(PACKAGING)/lint.sh
 
-bench: ## measure launch, exec, snapshot, list and the rest, and break a start down (as root)
-	@tests/bench.sh
+bench: ## measure launch, exec, list and the rest, beside Incus where it is installed, ARGS=--help (as root)
+	@tests/bench.sh $(ARGS)
 
 install: ## install programs, unit, completions and man pages under PREFIX (/usr/local) and DESTDIR
 	@for program in $(PROGRAMS); do test -x $(RELEASE)/$$program || { \

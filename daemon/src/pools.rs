@@ -192,10 +192,10 @@ pub fn references_but(app: &App, pool: &str, instance: i64) -> Result<References
 
 fn count(app: &App, pool: &str, left_out: Option<i64>) -> Result<References> {
     let mut references = References::new();
-    let instances = app.inventory.instances()?;
-    let ids: std::collections::HashSet<i64> = instances.iter().filter(|i| i.pool == pool).map(|i| i.id).collect();
-    for instance in instances.iter().filter(|i| i.pool == pool && Some(i.id) != left_out) {
-        references.add_volume(&instance.volume);
+    let volumes = app.inventory.volumes(pool)?;
+    let ids: std::collections::HashSet<i64> = volumes.iter().map(|(id, _)| *id).collect();
+    for (_, volume) in volumes.iter().filter(|(id, _)| Some(*id) != left_out) {
+        references.add_volume(volume);
     }
     for snapshot in app.inventory.all_snapshots()?.iter().filter(|s| ids.contains(&s.instance_id)) {
         references.add_snapshot(&snapshot.volume);

@@ -17,13 +17,14 @@ use crate::operations::{Operation, Plan};
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
     match query.level() {
         0 if query.all_paths() => {
-            let rows = app.inventory.instances()?;
-            Ok(sync(rows.iter().map(|row| format!("/1.0/instances/{}", row.name)).collect::<Vec<_>>()))
+            let names = app.inventory.instance_names()?;
+            Ok(sync(names.iter().map(|(_, name)| format!("/1.0/instances/{name}")).collect::<Vec<_>>()))
         }
-        0 | 1 => {
+        0 => {
             let all = expand_all(&app)?.into_iter().map(|e| e.render(&app)).collect();
             query.answer(all, |instance| format!("/1.0/instances/{}", instance.name))
         }
+        1 => query.answer(expand::written_all(&app)?, |_| String::new()),
         _ => query.answer(state::full_all(&app).await?, |_| String::new()),
     }
 }

@@ -26,7 +26,7 @@ fn default_project(app: &App) -> Result<Project> {
     ];
     let mut used_by = Vec::new();
     used_by.extend(app.inventory.images()?.into_iter().map(|i| format!("/1.0/images/{}", i.fingerprint)));
-    used_by.extend(app.inventory.instances()?.into_iter().map(|i| format!("/1.0/instances/{}", i.name)));
+    used_by.extend(app.inventory.instance_names()?.into_iter().map(|(_, name)| format!("/1.0/instances/{name}")));
     used_by.extend(app.inventory.networks()?.into_iter().map(|n| format!("/1.0/networks/{}", n.name)));
     used_by.extend(app.inventory.profiles()?.into_iter().map(|p| format!("/1.0/profiles/{}", p.name)));
     Ok(Project {

@@ -151,10 +151,10 @@ async fn sweep_cgroups(app: &App) {
 
 /// Removes run, device and log directories that no row names.
 fn sweep_dirs(app: &App) -> Result<()> {
-    let rows = app.inventory.instances()?;
+    let instances = app.inventory.instance_names()?;
     let running: HashSet<String> = app.instances.running().iter().map(|slot| slot.id().to_string()).collect();
-    let ids: HashSet<String> = rows.iter().map(|row| row.id.to_string()).collect();
-    let names: HashSet<String> = rows.into_iter().map(|row| row.name).collect();
+    let ids: HashSet<String> = instances.iter().map(|(id, _)| id.to_string()).collect();
+    let names: HashSet<String> = instances.into_iter().map(|(_, name)| name).collect();
     let sweep = |dir: std::path::PathBuf, known: &HashSet<String>| -> Result<()> {
         for entry in std::fs::read_dir(&dir).doing("cannot read a directory")? {
             let entry = entry?;

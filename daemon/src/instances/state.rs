@@ -8,7 +8,7 @@ use duet_client::api::{
 };
 use duet_container::stats::{Reader, Usage};
 
-use super::expand::{self, Expanded, ProfileTable, status_of};
+use super::expand::{self, Expanded, ProfileTable, Written, status_of};
 use super::live::Live;
 use super::plan;
 use crate::app::App;
@@ -122,7 +122,7 @@ pub async fn full(app: &App, expanded: Expanded) -> Result<InstanceFull> {
 ///
 /// # Errors
 /// As [`state`].
-pub async fn full_all(app: &App) -> Result<Vec<InstanceFull>> {
+pub async fn full_all(app: &App) -> Result<Vec<Written>> {
     let profiles = expand::profile_table(app)?;
     let host_memory = plan::host_memory().unwrap_or(0);
     let mut snapshots: HashMap<i64, Vec<SnapshotRow>> = HashMap::new();
@@ -130,9 +130,10 @@ pub async fn full_all(app: &App) -> Result<Vec<InstanceFull>> {
         snapshots.entry(snapshot.instance_id).or_default().push(snapshot);
     }
     let mut all = Vec::new();
-    for expanded in expand::expand_all(app)? {
-        let own = snapshots.remove(&expanded.row.id).unwrap_or_default();
-        all.push(with_snapshots(app, expanded, &profiles, own, host_memory).await?);
+    for row in app.inventory.instances()? {
+        let own = snapshots.remove(&row.id).unwrap_or_default();
+        let expanded = expand::expand_with(&profiles, row)?;
+        all.push(expand::written(&with_snapshots(app, expanded, &profiles, own, host_memory).await?)?);
     }
     Ok(all)
 }

@@ -366,12 +366,11 @@ impl Manager {
         state::host_interfaces(&self.0.rtnl).await
     }
 
-    /// Removes what belongs to no NIC and no network of these: host ends of NICs, dnsmasq processes, bridges and
+    /// Removes what belongs to no NIC and no network of these names: host ends of NICs, dnsmasq processes, bridges and
     /// directories. For the daemon's start, before the first launch.
-    pub async fn sweep(&self, known_host_names: &HashSet<String>, networks: &[Network]) -> Result<Swept> {
+    pub async fn sweep(&self, known_host_names: &HashSet<String>, networks: &BTreeSet<&str>) -> Result<Swept> {
         let _changing = self.0.changes.lock().await;
-        let known: BTreeSet<&str> = networks.iter().map(|network| network.name.as_str()).collect();
         let Inner { rtnl, owner, networks_dir, .. } = &*self.0;
-        sweep::sweep(rtnl, owner, networks_dir, known_host_names, &known).await
+        sweep::sweep(rtnl, owner, networks_dir, known_host_names, networks).await
     }
 }

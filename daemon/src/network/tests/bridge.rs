@@ -237,7 +237,8 @@ fn sweeps_what_nobody_knows() {
         let other = Space::new();
         let stray = plug(&manager, "duetbr0", &super::host("c2", "10:66:6a:00:00:02"), &other).await;
 
-        let swept = host.manager().sweep(&HashSet::from([known.clone()]), &[kept]).await.unwrap();
+        let swept =
+            host.manager().sweep(&HashSet::from([known.clone()]), &BTreeSet::from([kept.name.as_str()])).await.unwrap();
         assert!(swept.failures.is_empty(), "{:?}", swept.failures);
         let mut expected = vec!["duet00000002".to_owned(), stray];
         expected.sort();
