@@ -7,6 +7,7 @@ use duet_client::api::NetworkLease;
 use crate::app::App;
 use crate::config::{self, ConfigMap};
 use crate::error::{Error, Kind, Result};
+use crate::instances::{Expanded, expand_all, static_hosts};
 use crate::inventory::{self, DeviceMap, NetworkRow};
 use crate::network::{self, BridgeConfig, Network, StaticHost};
 
@@ -33,16 +34,17 @@ pub fn error_kind(error: &network::Error) -> Kind {
 
 /// A network as the network layer is told of it.
 fn network(app: &App, name: &str, config: &ConfigMap) -> Result<Network> {
-    Ok(Network { name: name.to_owned(), config: parse(config)?, hosts: hosts(app, name)? })
+    network_of(&expand_all(app)?, name, config)
+}
+
+/// The same, of instances that were looked up already.
+fn network_of(instances: &[Expanded], name: &str, config: &ConfigMap) -> Result<Network> {
+    Ok(Network { name: name.to_owned(), config: parse(config)?, hosts: hosts(instances, name) })
 }
 
 /// The NICs of all instances on a network, running or not: their names and fixed addresses.
-fn hosts(app: &App, network: &str) -> Result<Vec<StaticHost>> {
-    let mut hosts = Vec::new();
-    for expanded in crate::instances::expand_all(app)? {
-        hosts.extend(crate::instances::static_hosts(&expanded, network));
-    }
-    Ok(hosts)
+fn hosts(instances: &[Expanded], network: &str) -> Vec<StaticHost> {
+    instances.iter().flat_map(|expanded| static_hosts(expanded, network)).collect()
 }
 
 fn parse(config: &ConfigMap) -> Result<BridgeConfig> {
@@ -77,16 +79,16 @@ fn subnets(app: &App) -> Result<Vec<BridgeConfig>> {
     Ok(app.inventory.networks()?.iter().filter_map(|row| parse(&row.config).ok()).collect())
 }
 
-/// Brings up every network of the inventory; called at start, changes nothing that is right.
+/// Brings up every network of the inventory for all `instances`; called at start, changes nothing that is right.
 ///
 /// # Errors
 /// The inventory's; a network that cannot be brought up becomes a warning.
-pub async fn bring_up_all(app: &App) -> Result<()> {
+pub async fn bring_up_all(app: &App, instances: &[Expanded]) -> Result<()> {
     let mut wanted = Vec::new();
     let mut failures: HashMap<String, String> = HashMap::new();
     let rows = app.inventory.networks()?;
     for row in &rows {
-        match network(app, &row.name, &row.config) {
+        match network_of(instances, &row.name, &row.config) {
             Ok(network) => wanted.push(network),
             Err(error) => drop(failures.insert(row.name.clone(), error.to_string())),
         }
@@ -185,7 +187,7 @@ pub fn users(app: &App) -> Result<HashMap<String, Vec<String>>> {
             users.entry(network).or_default().push(format!("/1.0/profiles/{}", row.name));
         }
     }
-    for expanded in crate::instances::expand_all(app)? {
+    for expanded in expand_all(app)? {
         for network in networks_of(&expanded.devices) {
             users.entry(network).or_default().push(format!("/1.0/instances/{}", expanded.row.name));
         }
@@ -206,7 +208,7 @@ fn networks_of(devices: &DeviceMap) -> Vec<String> {
 /// # Errors
 /// What could not be read.
 pub async fn leases(app: &App, name: &str) -> Result<Vec<NetworkLease>> {
-    let hosts = hosts(app, name)?;
+    let hosts = hosts(&expand_all(app)?, name);
     let leases = app.network.leases(name, &hosts).await.map_err(error)?;
     Ok(leases.into_iter().map(NetworkLease::from).collect())
 }

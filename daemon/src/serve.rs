@@ -25,7 +25,7 @@ use crate::networks::DEFAULT_NETWORK;
 use crate::operations::Operations;
 use crate::pools::{DEFAULT_POOL, Pools};
 use crate::warnings::Warnings;
-use crate::{api, host, images, networks, pools};
+use crate::{api, host, images, instances, networks, pools};
 
 /// How long running operations may take to end when the daemon goes down.
 const LAST_WORDS: Duration = Duration::from_secs(10);
@@ -78,7 +78,8 @@ async fn serve(options: Options) -> Result<()> {
     host::raise_limits();
     first_start(&app).await?;
     let links = boot::adopt(&app).await?;
-    networks::bring_up_all(&app).await?;
+    let all = instances::expand_all(&app)?;
+    networks::bring_up_all(&app, &all).await?;
     boot::sweep(&app, &links).await;
     images::sweep(&app)?;
 
@@ -96,7 +97,7 @@ async fn serve(options: Options) -> Result<()> {
     }
     // A start reads much that a daemon does not keep.
     duet_sys::memory::give_back();
-    tokio::spawn(boot::autostart(app.clone()));
+    tokio::spawn(boot::autostart(app.clone(), all));
     tokio::spawn(schedule::run(app.clone()));
 
     tokio::select! {

@@ -13,8 +13,8 @@ use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::net::UnixStream;
 
@@ -62,7 +62,6 @@ pub enum Outcome {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) envelope: api::Response,
-    pub(super) etag: Option<String>,
 }
 
 /// A client of one daemon.
@@ -189,6 +188,21 @@ impl Client {
         body: Body,
     ) -> Result<Answer, Error> {
         let name = format!("{method} {url}");
+        let (bytes, _) = self.send(method, url, headers, body).await?;
+        let envelope = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::Garbled { request: name, detail: error.to_string() })?;
+        Ok(Answer { envelope })
+    }
+
+    /// Sends a request and gives the envelope of a success as it came, and its ETag.
+    async fn send(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: HeaderMap,
+        body: Body,
+    ) -> Result<(Bytes, Option<String>), Error> {
+        let name = format!("{method} {url}");
         let request = self.build(&method, url, headers, body)?;
         let mut sender = self.sender().await?;
         let broken = |source| Error::Broken { request: name.clone(), source };
@@ -199,10 +213,8 @@ impl Client {
         if parts.status.is_client_error() || parts.status.is_server_error() {
             return Err(refusal(&name, parts.status, &bytes));
         }
-        let envelope = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::Garbled { request: name.clone(), detail: error.to_string() })?;
         let etag = parts.headers.get(ETAG).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        Ok(Answer { envelope, etag })
+        Ok((bytes, etag))
     }
 
     /// Reads something.
@@ -212,10 +224,15 @@ impl Client {
 
     /// Reads something together with its ETag, which a later change can carry.
     pub async fn get_with_etag<T: DeserializeOwned>(&self, url: &Url) -> Result<(T, Option<String>), Error> {
-        let answer = self.exchange(Method::GET, url, HeaderMap::new(), empty_body()).await?;
-        let value = serde_json::from_value(answer.envelope.metadata)
+        // Read straight into what is wanted: a list of a thousand instances is two megabytes.
+        #[derive(Deserialize)]
+        struct Envelope<T> {
+            metadata: T,
+        }
+        let (bytes, etag) = self.send(Method::GET, url, HeaderMap::new(), empty_body()).await?;
+        let envelope: Envelope<T> = serde_json::from_slice(&bytes)
             .map_err(|error| Error::Garbled { request: format!("GET {url}"), detail: error.to_string() })?;
-        Ok((value, answer.etag))
+        Ok((envelope.metadata, etag))
     }
 
     /// Asks for a change; `etag` makes it fail if the thing changed since it was read.

@@ -13,7 +13,7 @@ use duet_container::client::{MonitorClient, read_exit};
 use duet_container::protocol::ExitReason;
 use jiff::Timestamp;
 
-use super::expand::{self, Expanded};
+use super::expand::Expanded;
 use super::lifecycle::Request;
 use super::live::{self, Live, Parts};
 use super::plan::Volatile;
@@ -33,7 +33,12 @@ const SWEEP_DEADLINE: Duration = Duration::from_secs(30);
 /// The inventory's.
 pub async fn adopt(app: &App) -> Result<HashSet<String>> {
     let mut links = HashSet::new();
-    for mut row in app.inventory.instances()? {
+    for (id, _) in app.inventory.instance_names()? {
+        // What runs, or has ended while nobody looked, left something there.
+        if !app.paths.run(id).exists() {
+            continue;
+        }
+        let Some(mut row) = app.inventory.instance_by_id(id)? else { continue };
         match adopt_one(app, &mut row) {
             Ok(Some((live, unrecorded))) => {
                 links.extend(live.nics().into_values());
@@ -178,16 +183,9 @@ fn sweep_dirs(app: &App) -> Result<()> {
 }
 
 /// Starts what should run: `boot.autostart=true`, or (unset) what ran before; by priority, each followed by its delay.
-/// What is ephemeral and stopped is gone.
-pub async fn autostart(app: App) {
+/// What is ephemeral and stopped is gone. `all` is every instance, as the daemon found it.
+pub async fn autostart(app: App, all: Vec<Expanded>) {
     let mut due: Vec<(Expanded, InstanceSettings)> = Vec::new();
-    let all = match expand::expand_all(&app) {
-        Ok(all) => all,
-        Err(error) => {
-            tracing::error!(%error, "no instance could be started: the inventory cannot be read");
-            return;
-        }
-    };
     for expanded in all {
         let slot = app.instances.slot(expanded.row.id);
         if slot.live().is_some() {

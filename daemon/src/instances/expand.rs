@@ -88,8 +88,8 @@ pub fn written_all(app: &App) -> Result<Vec<Written>> {
     rows.map(|row| written(&expand_with(&profiles, row)?.render(app))).collect()
 }
 
-/// An object of a list, as JSON already. With thousands of them, writing each as soon as it is known is twice as fast as
-/// keeping them all, since the allocator then hands out the same few pieces of memory again and again.
+/// An object of a list, as JSON already: each is written as soon as it is known, since a thousand of them in memory at
+/// once are many megabytes in small pieces, which a daemon would keep.
 pub type Written = Box<RawValue>;
 
 /// Writes one object of a list.
