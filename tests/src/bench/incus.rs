@@ -92,6 +92,9 @@ impl Incus {
             "network create incusbr0",
             "profile device add default root disk path=/ pool=dir",
             "profile device add default eth0 nic network=incusbr0",
+            // Duet's images have no udev, and where /sys can be written networkd waits for it before it asks for an
+            // address (systemd's src/network/networkd-link.c).
+            "profile set default 'raw.lxc=lxc.mount.auto = sys:ro'",
         ] {
             cli.timed(line);
         }

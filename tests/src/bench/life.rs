@@ -63,6 +63,8 @@ pub fn measure(table: &mut Table, contenders: &[Contender], image: Image, rounds
             for turn in 0..lives.len() {
                 // Who comes first changes, so that nobody always has the same one's writes to wait for.
                 let turn = (turn + round) % lives.len();
+                // Nor does anybody pay for what the others have left to be written.
+                rustix::fs::sync();
                 lives[turn].act(*verb, round);
             }
         }
