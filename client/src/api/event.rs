@@ -9,14 +9,15 @@ use super::{Timestamp, is_default};
 
 /// The kinds of events, as in `?type=`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum EventType {
-    /// An operation was made or changed; the metadata is an [`super::Operation`].
+    /// An operation was made or changed; the metadata is an `Operation`.
     #[default]
     Operation,
-    /// Something was created, changed or deleted; the metadata is an [`EventLifecycle`].
+    /// Something was created, changed or deleted; the metadata is an `EventLifecycle`.
     Lifecycle,
-    /// A line of the daemon's log; the metadata is an [`EventLogging`].
+    /// A line of the daemon's log; the metadata is an `EventLogging`.
     Logging,
     /// The log of network ACLs.
     NetworkAcl,

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigMap, DevicesMap, InstanceSnapshot, InstanceState, StatusCode, Timestamp, is_default};
+use super::{InstanceSnapshot, InstanceState, StatusCode, Timestamp, is_default};
 
 /// Which kind of guest an instance is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum InstanceType {
     /// A system container. Also what an empty `type` means.
@@ -40,9 +41,9 @@ wire! {
         /// The architecture, such as "x86_64".
         pub architecture: String,
         /// The keys set on the instance itself, `volatile.*` and `image.*` among them.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// The devices set on the instance itself.
-        pub devices: DevicesMap,
+        pub devices: BTreeMap<String, BTreeMap<String, String>>,
         /// Whether it is deleted when it stops.
         pub ephemeral: bool,
         /// The profiles it uses, in the order of their application.
@@ -54,9 +55,9 @@ wire! {
         /// When it was created.
         pub created_at: Timestamp,
         /// The keys after the profiles were applied.
-        pub expanded_config: ConfigMap,
+        pub expanded_config: BTreeMap<String, String>,
         /// The devices after the profiles were applied.
-        pub expanded_devices: DevicesMap,
+        pub expanded_devices: BTreeMap<String, BTreeMap<String, String>>,
         /// Its name.
         pub name: String,
         /// The status in words, such as "Running".
@@ -79,9 +80,9 @@ wire! {
         /// The architecture.
         pub architecture: String,
         /// The keys.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// The devices.
-        pub devices: DevicesMap,
+        pub devices: BTreeMap<String, BTreeMap<String, String>>,
         /// Whether it is deleted when it stops.
         pub ephemeral: bool,
         /// The profiles; `null` and absence mean none.
@@ -102,10 +103,10 @@ wire! {
         pub architecture: Option<String>,
         /// Keys to add or change.
         #[serde(skip_serializing_if = "Option::is_none")]
-        pub config: Option<ConfigMap>,
+        pub config: Option<BTreeMap<String, String>>,
         /// Devices to add or change.
         #[serde(skip_serializing_if = "Option::is_none")]
-        pub devices: Option<DevicesMap>,
+        pub devices: Option<BTreeMap<String, BTreeMap<String, String>>>,
         /// Whether it is deleted when it stops.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub ephemeral: Option<bool>,
@@ -122,12 +123,12 @@ wire! {
         /// The architecture; empty for the image's.
         pub architecture: String,
         /// The keys.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// The devices.
-        pub devices: DevicesMap,
+        pub devices: BTreeMap<String, BTreeMap<String, String>>,
         /// Whether it is deleted when it stops.
         pub ephemeral: bool,
-        /// The profiles; `None` means the image's, or "default".
+        /// The profiles; `null` means the image's, or "default".
         pub profiles: Option<Vec<String>>,
         /// Unused at creation; kept because Incus' clients share the struct.
         #[serde(skip_serializing_if = "is_default")]
@@ -270,6 +271,7 @@ impl Instance {
 
 /// `GET /1.0/instances/{name}?recursion=1` and the elements of `GET /1.0/instances?recursion=2`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct InstanceFull {
     /// The instance itself; its fields stand beside the following ones.

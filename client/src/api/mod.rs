@@ -8,7 +8,9 @@
 //! - `Option` is used only where the wire tells `null` from empty; maps are sorted, as Go prints them.
 //! - Nothing is validated here. That is the daemon's work, with its table of keys at hand.
 //!
-//! One file per resource. [`wire!`] gives each struct its derives and the rule about `null`.
+//! One file per resource. [`wire!`] gives each struct its derives and the rule about `null`. With the feature `openapi`,
+//! which the daemon asks for, each is also a schema of its OpenAPI document: the doc comments are its descriptions, and
+//! maps are written out, since that derive does not see through an alias.
 
 /// Declares wire structs: the usual derives, and every field reading `null` or absence as its default.
 macro_rules! wire {
@@ -18,9 +20,10 @@ macro_rules! wire {
             $( $(#[$fmeta:meta])* pub $field:ident : $ty:ty, )*
         }
     )+) => {$(
-        $(#[$meta])*
         #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
         #[serde(default)]
+        $(#[$meta])*
         pub struct $name {
             $(
                 $(#[$fmeta])*

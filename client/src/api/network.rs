@@ -1,12 +1,12 @@
 //! Networks.
 
-use super::ConfigMap;
+use std::collections::BTreeMap;
 
 wire! {
     /// `GET /1.0/networks/{name}`.
     pub struct Network {
         /// Its keys.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// Words for people.
         pub description: String,
         /// Its name, and the link's.
@@ -29,7 +29,7 @@ wire! {
     /// `POST /1.0/networks`.
     pub struct NetworksPost {
         /// Its keys.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// Words for people.
         pub description: String,
         /// Its name.
@@ -42,7 +42,7 @@ wire! {
     /// `PUT /1.0/networks/{name}`.
     pub struct NetworkPut {
         /// Its keys.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// Words for people.
         pub description: String,
     }
@@ -51,7 +51,7 @@ wire! {
     pub struct NetworkPatch {
         /// Keys to add or change.
         #[serde(skip_serializing_if = "Option::is_none")]
-        pub config: Option<ConfigMap>,
+        pub config: Option<BTreeMap<String, String>>,
         /// Words for people.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub description: Option<String>,
@@ -147,6 +147,7 @@ wire! {
     }
 
     /// What is particular to a VLAN.
+    #[cfg_attr(feature = "openapi", schema(as = NetworkStateVLAN))]
     pub struct NetworkStateVlan {
         /// The link under it.
         pub lower_device: String,

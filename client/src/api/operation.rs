@@ -9,6 +9,7 @@ use super::{StatusCode, Timestamp};
 
 /// What kind of work an operation is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum OperationClass {
     /// Runs by itself.

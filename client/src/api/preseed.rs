@@ -1,12 +1,14 @@
 //! What `admin init --dump` prints and `--preseed` reads.
 
-use super::{ConfigMap, NetworksPost, ProfilesPost, ProjectsPost, StoragePoolsPost, is_default};
+use std::collections::BTreeMap;
+
+use super::{NetworksPost, ProfilesPost, ProjectsPost, StoragePoolsPost, is_default};
 
 wire! {
     /// The settings of a server in one document.
     pub struct InitPreseed {
         /// The server's keys.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// The networks.
         pub networks: Vec<InitNetwork>,
         /// The storage pools.
@@ -20,7 +22,7 @@ wire! {
     /// A network of a preseed.
     pub struct InitNetwork {
         /// Its keys.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// Words for people.
         pub description: String,
         /// Its name.
@@ -36,11 +38,11 @@ wire! {
     /// A profile of a preseed.
     pub struct InitProfile {
         /// Its keys.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// Words for people.
         pub description: String,
         /// Its devices.
-        pub devices: super::DevicesMap,
+        pub devices: BTreeMap<String, BTreeMap<String, String>>,
         /// Its name.
         pub name: String,
         /// The project it is in; left out when empty.

@@ -1,16 +1,16 @@
 //! Profiles.
 
-use super::{ConfigMap, DevicesMap};
+use std::collections::BTreeMap;
 
 wire! {
     /// `GET /1.0/profiles/{name}`.
     pub struct Profile {
         /// Its keys.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// Words for people.
         pub description: String,
         /// Its devices.
-        pub devices: DevicesMap,
+        pub devices: BTreeMap<String, BTreeMap<String, String>>,
         /// Its name.
         pub name: String,
         /// The URLs of the instances that use it.
@@ -22,11 +22,11 @@ wire! {
     /// `POST /1.0/profiles`.
     pub struct ProfilesPost {
         /// Its keys.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// Words for people.
         pub description: String,
         /// Its devices.
-        pub devices: DevicesMap,
+        pub devices: BTreeMap<String, BTreeMap<String, String>>,
         /// Its name.
         pub name: String,
     }
@@ -34,24 +34,24 @@ wire! {
     /// `PUT /1.0/profiles/{name}`.
     pub struct ProfilePut {
         /// Its keys.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// Words for people.
         pub description: String,
         /// Its devices.
-        pub devices: DevicesMap,
+        pub devices: BTreeMap<String, BTreeMap<String, String>>,
     }
 
     /// `PATCH /1.0/profiles/{name}`: only what is present changes; maps are merged.
     pub struct ProfilePatch {
         /// Keys to add or change.
         #[serde(skip_serializing_if = "Option::is_none")]
-        pub config: Option<ConfigMap>,
+        pub config: Option<BTreeMap<String, String>>,
         /// Words for people.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub description: Option<String>,
         /// Devices to add or change.
         #[serde(skip_serializing_if = "Option::is_none")]
-        pub devices: Option<DevicesMap>,
+        pub devices: Option<BTreeMap<String, BTreeMap<String, String>>>,
     }
 
     /// `POST /1.0/profiles/{name}`: rename.

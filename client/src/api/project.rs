@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::ConfigMap;
-
 wire! {
     /// `GET /1.0/projects/{name}`.
     pub struct Project {
         /// Its keys.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// Words for people.
         pub description: String,
         /// Its name.
@@ -28,7 +26,7 @@ wire! {
     /// `POST /1.0/projects`.
     pub struct ProjectsPost {
         /// Its keys.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// Words for people.
         pub description: String,
         /// Its name.

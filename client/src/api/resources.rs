@@ -31,6 +31,7 @@ wire! {
     }
 
     /// Processors.
+    #[cfg_attr(feature = "openapi", schema(as = ResourcesCPU))]
     pub struct ResourcesCpu {
         /// The architecture.
         pub architecture: String,
@@ -41,6 +42,7 @@ wire! {
     }
 
     /// One processor socket.
+    #[cfg_attr(feature = "openapi", schema(as = ResourcesCPUSocket))]
     pub struct ResourcesCpuSocket {
         /// The model; left out when unknown.
         #[serde(skip_serializing_if = "is_default")]
@@ -67,6 +69,7 @@ wire! {
     }
 
     /// One cache.
+    #[cfg_attr(feature = "openapi", schema(as = ResourcesCPUCache))]
     pub struct ResourcesCpuCache {
         /// Its level.
         pub level: u64,
@@ -78,6 +81,7 @@ wire! {
     }
 
     /// One core.
+    #[cfg_attr(feature = "openapi", schema(as = ResourcesCPUCore))]
     pub struct ResourcesCpuCore {
         /// Its number in the socket.
         pub core: u64,
@@ -93,6 +97,7 @@ wire! {
     }
 
     /// One thread.
+    #[cfg_attr(feature = "openapi", schema(as = ResourcesCPUThread))]
     pub struct ResourcesCpuThread {
         /// Its number on the host, as in `limits.cpu`.
         pub id: i64,
@@ -137,6 +142,7 @@ wire! {
     }
 
     /// Graphics cards.
+    #[cfg_attr(feature = "openapi", schema(as = ResourcesGPU))]
     pub struct ResourcesGpu {
         /// The cards.
         pub cards: Vec<Value>,
@@ -191,6 +197,7 @@ wire! {
     }
 
     /// One port of a network card; what is empty is left out.
+    #[cfg_attr(feature = "openapi", schema(as = ResourcesNetworkCardPort))]
     pub struct ResourcesNetworkPort {
         /// The link's name.
         pub id: String,
@@ -258,6 +265,7 @@ wire! {
     }
 
     /// One partition.
+    #[cfg_attr(feature = "openapi", schema(as = ResourcesStorageDiskPartition))]
     pub struct ResourcesStoragePartition {
         /// Its kernel name.
         pub id: String,
@@ -272,6 +280,7 @@ wire! {
     }
 
     /// PCI devices.
+    #[cfg_attr(feature = "openapi", schema(as = ResourcesPCI))]
     pub struct ResourcesPci {
         /// The devices.
         pub devices: Vec<ResourcesPciDevice>,
@@ -280,6 +289,7 @@ wire! {
     }
 
     /// One PCI device.
+    #[cfg_attr(feature = "openapi", schema(as = ResourcesPCIDevice))]
     pub struct ResourcesPciDevice {
         /// Its driver.
         pub driver: String,

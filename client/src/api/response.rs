@@ -7,6 +7,7 @@ use super::StatusCode;
 
 /// What kind of answer an envelope holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ResponseType {
     /// The work is done; `metadata` is its result.
@@ -20,6 +21,7 @@ pub enum ResponseType {
 
 /// The envelope as it stands on the wire. For an error, `status` is empty and `status_code` is 0.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct Response {
     /// Which of the three kinds this is.

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{ConfigMap, is_default};
+use super::is_default;
 
 wire! {
     /// `GET /1.0`.
     pub struct Server {
         /// Its keys.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// What it can do beyond the first version of the API.
         pub api_extensions: Vec<String>,
         /// "stable".
@@ -99,6 +99,6 @@ wire! {
     /// `PUT /1.0`: the keys as a whole; `PATCH /1.0` merges them.
     pub struct ServerPut {
         /// The keys.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
     }
 }

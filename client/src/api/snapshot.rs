@@ -1,6 +1,8 @@
 //! Snapshots of instances.
 
-use super::{ConfigMap, DevicesMap, Timestamp};
+use std::collections::BTreeMap;
+
+use super::Timestamp;
 
 wire! {
     /// `GET /1.0/instances/{name}/snapshots/{snapshot}`.
@@ -10,17 +12,17 @@ wire! {
         /// The architecture.
         pub architecture: String,
         /// The keys the instance had.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// When it was taken.
         pub created_at: Timestamp,
         /// The devices the instance had.
-        pub devices: DevicesMap,
+        pub devices: BTreeMap<String, BTreeMap<String, String>>,
         /// Whether the instance was ephemeral.
         pub ephemeral: bool,
         /// The keys with its profiles applied.
-        pub expanded_config: ConfigMap,
+        pub expanded_config: BTreeMap<String, String>,
         /// The devices with its profiles applied.
-        pub expanded_devices: DevicesMap,
+        pub expanded_devices: BTreeMap<String, BTreeMap<String, String>>,
         /// When it was last used.
         pub last_used_at: Timestamp,
         /// Its own name, without the instance's.

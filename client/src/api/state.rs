@@ -30,6 +30,7 @@ wire! {
     }
 
     /// CPU time of an instance.
+    #[cfg_attr(feature = "openapi", schema(as = InstanceStateCPU))]
     pub struct InstanceStateCpu {
         /// Used so far, in nanoseconds.
         pub usage: i64,
@@ -111,6 +112,7 @@ wire! {
     }
 
     /// What a guest's agent says about its system.
+    #[cfg_attr(feature = "openapi", schema(as = InstanceStateOSInfo))]
     pub struct InstanceStateOsInfo {
         /// The distribution.
         pub os: String,

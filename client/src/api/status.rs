@@ -79,6 +79,21 @@ impl StatusCode {
     }
 }
 
+#[cfg(feature = "openapi")]
+impl utoipa::PartialSchema for StatusCode {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        let texts: Vec<_> = Self::ALL.iter().map(|code| format!("{}: {}", code.code(), code.text())).collect();
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::Type::Integer)
+            .description(Some(format!("A status of an instance, an operation or an answer. {}.", texts.join(", "))))
+            .enum_values(Some(Self::ALL.iter().map(|code| code.code())))
+            .into()
+    }
+}
+
+#[cfg(feature = "openapi")]
+impl utoipa::ToSchema for StatusCode {}
+
 impl fmt::Display for StatusCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.text())

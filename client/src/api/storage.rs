@@ -1,12 +1,14 @@
 //! Storage pools, and their volumes as far as they are listed.
 
-use super::{ConfigMap, Timestamp};
+use std::collections::BTreeMap;
+
+use super::Timestamp;
 
 wire! {
     /// `GET /1.0/storage-pools/{name}`.
     pub struct StoragePool {
         /// Its keys.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// Words for people.
         pub description: String,
         /// Its name.
@@ -24,7 +26,7 @@ wire! {
     /// `POST /1.0/storage-pools`.
     pub struct StoragePoolsPost {
         /// Its keys.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// Words for people.
         pub description: String,
         /// Its name.
@@ -36,7 +38,7 @@ wire! {
     /// `PUT /1.0/storage-pools/{name}`.
     pub struct StoragePoolPut {
         /// Its keys.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// Words for people.
         pub description: String,
     }
@@ -45,13 +47,14 @@ wire! {
     pub struct StoragePoolPatch {
         /// Keys to add or change.
         #[serde(skip_serializing_if = "Option::is_none")]
-        pub config: Option<ConfigMap>,
+        pub config: Option<BTreeMap<String, String>>,
         /// Words for people.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub description: Option<String>,
     }
 
     /// `GET /1.0/storage-pools/{name}/resources`.
+    #[cfg_attr(feature = "openapi", schema(as = ResourcesStoragePool))]
     pub struct StoragePoolResources {
         /// Bytes.
         pub space: StoragePoolUsage,
@@ -70,7 +73,7 @@ wire! {
     /// One element of `GET /1.0/storage-pools/{name}/volumes?recursion=1`.
     pub struct StorageVolume {
         /// Its keys.
-        pub config: ConfigMap,
+        pub config: BTreeMap<String, String>,
         /// Words for people.
         pub description: String,
         /// Its name.

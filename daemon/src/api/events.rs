@@ -1,22 +1,30 @@
 //! `GET /1.0/events`: the events websocket.
 
+use axum::extract::State;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{Query, State};
 use serde::Deserialize;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use utoipa::IntoParams;
 
+use super::describe::Websocket;
+use super::extract::Query;
 use super::response::Answer;
 use crate::app::App;
 use crate::error::Error;
 use crate::events::{Event, Type};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Filter {
+    /// `operation`, `lifecycle` and `logging`, joined by commas; all where it is absent.
     r#type: Option<String>,
 }
 
-/// Upgrades to a stream of events, of the types that `?type=operation,lifecycle` names (all where it is absent).
+/// Upgrades to a stream of events.
+///
+/// Each is one text frame with an `Event`.
+#[utoipa::path(get, path = "/1.0/events", params(Filter), responses(Websocket))]
 pub(super) async fn listen(
     State(app): State<App>,
     Query(filter): Query<Filter>,

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use duet_client::api::{
@@ -13,7 +13,10 @@ use duet_container::files::{self, Changes, Handle, OpenFlags, Owner, Stat, Write
 use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio::sync::mpsc;
+use utoipa::IntoParams;
 
+use super::describe::{ContentTooLarge, Empty, FileContent, FileFacts, FileHead, Forbidden, Force, InstanceName};
+use super::extract::{Path, Query};
 use super::response::{Answer, empty, sync};
 use crate::app::App;
 use crate::error::{Error, Result, blocking};
@@ -24,8 +27,11 @@ const IN_FLIGHT: usize = 4;
 /// Bytes of a piece.
 const PIECE: usize = 256 << 10;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Where {
+    /// The path inside of the instance.
+    #[param(required = true, value_type = String)]
     path: Option<String>,
 }
 
@@ -77,6 +83,8 @@ fn kind_of(stat: &Stat, path: &str) -> Result<FileKind> {
     }
 }
 
+/// Shows what stands at a path, in headers.
+#[utoipa::path(head, path = "/1.0/instances/{name}/files", params(InstanceName, Where), responses(FileHead, Forbidden))]
 pub(super) async fn head(State(app): State<App>, Path(name): Path<String>, Query(query): Query<Where>) -> Answer {
     let path = query.path()?;
     let mut files = open(&app, &name).await?;
@@ -90,7 +98,13 @@ pub(super) async fn head(State(app): State<App>, Path(name): Path<String>, Query
     Ok((headers, Body::empty()).into_response())
 }
 
-/// A file's bytes, a link's target, or the names in a directory.
+/// Sends a file's bytes, a link's target, or the names in a directory.
+#[utoipa::path(
+    get,
+    path = "/1.0/instances/{name}/files",
+    params(InstanceName, Where),
+    responses(FileContent, Forbidden)
+)]
 pub(super) async fn get(State(app): State<App>, Path(name): Path<String>, Query(query): Query<Where>) -> Answer {
     let path = query.path()?;
     let mut files = open(&app, &name).await?;
@@ -236,6 +250,16 @@ fn wanted(headers: &HeaderMap) -> Result<Wanted> {
     })
 }
 
+/// Writes a file, a link or a directory.
+///
+/// The headers' names may begin with `X-LXD-` as well.
+#[utoipa::path(
+    post,
+    path = "/1.0/instances/{name}/files",
+    params(InstanceName, Where, FileFacts),
+    request_body(description = "A file's bytes or a link's target.", content_type = "application/octet-stream"),
+    responses(Empty, Forbidden, ContentTooLarge)
+)]
 pub(super) async fn post(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -331,6 +355,13 @@ async fn upload(mut files: Files, path: String, wanted: Wanted, body: Body) -> R
     writing.await?
 }
 
+/// Deletes a file, a link or a directory.
+#[utoipa::path(
+    delete,
+    path = "/1.0/instances/{name}/files",
+    params(InstanceName, Where, Force),
+    responses(Empty, Forbidden)
+)]
 pub(super) async fn delete(
     State(app): State<App>,
     Path(name): Path<String>,

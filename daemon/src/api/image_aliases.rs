@@ -1,14 +1,16 @@
 //! `/1.0/images/aliases`.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use duet_client::api::{
     ImageAliasesEntry, ImageAliasesEntryPatch, ImageAliasesEntryPost, ImageAliasesEntryPut, ImageAliasesPost,
 };
 use serde_json::{Value, json};
 
-use super::Recursion;
-use super::response::{Answer, Input, created, empty, etag, if_match, sync, tagged};
+use super::Depth;
+use super::describe::{AliasName, Conflict, Created, Empty, IfMatch, Listing, Tagged};
+use super::extract::{Input, Path, Query};
+use super::response::{Answer, created, empty, etag, if_match, sync, tagged};
 use crate::app::App;
 use crate::config;
 use crate::error::{Error, Result};
@@ -27,7 +29,9 @@ fn path(name: &str) -> String {
     format!("/1.0/images/aliases/{name}")
 }
 
-pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
+/// Lists the aliases of images.
+#[utoipa::path(get, path = "/1.0/images/aliases", params(Depth), responses(Listing<ImageAliasesEntry>))]
+pub(super) async fn list(State(app): State<App>, Query(query): Query<Depth>) -> Answer {
     let rows = app.inventory.aliases()?;
     if query.deep() {
         return Ok(sync(rows.into_iter().map(wire).collect::<Vec<_>>()));
@@ -35,12 +39,16 @@ pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>)
     Ok(sync(rows.iter().map(|row| path(&row.name)).collect::<Vec<_>>()))
 }
 
+/// Shows an alias.
+#[utoipa::path(get, path = "/1.0/images/aliases/{*name}", params(AliasName), responses(Tagged<ImageAliasesEntry>))]
 pub(super) async fn get(State(app): State<App>, Path(name): Path<String>) -> Answer {
     let entry = wire(find(&app, &name)?);
     let tag = etag(&entry);
     Ok(tagged(entry, &tag))
 }
 
+/// Makes an alias.
+#[utoipa::path(post, path = "/1.0/images/aliases", request_body = ImageAliasesPost, responses(Created, Conflict))]
 pub(super) async fn create(State(app): State<App>, Input(body): Input<ImageAliasesPost>) -> Answer {
     config::validate_alias_name(&body.name).map_err(|e| Error::invalid(e.to_string()))?;
     if body.target.is_empty() {
@@ -71,6 +79,14 @@ async fn store(app: &App, name: &str, row: AliasRow) -> Result<()> {
     app.inventory.write(move |tx| row.update(tx, &old)).await.map_err(|e| taken(e, &new))
 }
 
+/// Replaces what an alias points at, and its description.
+#[utoipa::path(
+    put,
+    path = "/1.0/images/aliases/{*name}",
+    params(AliasName, IfMatch),
+    request_body = ImageAliasesEntryPut,
+    responses(Empty)
+)]
 pub(super) async fn put(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -87,6 +103,14 @@ pub(super) async fn put(
     Ok(empty())
 }
 
+/// Changes what is present of an alias.
+#[utoipa::path(
+    patch,
+    path = "/1.0/images/aliases/{*name}",
+    params(AliasName, IfMatch),
+    request_body = ImageAliasesEntryPatch,
+    responses(Empty)
+)]
 pub(super) async fn patch(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -105,6 +129,14 @@ pub(super) async fn patch(
     Ok(empty())
 }
 
+/// Renames an alias.
+#[utoipa::path(
+    post,
+    path = "/1.0/images/aliases/{*name}",
+    params(AliasName),
+    request_body = ImageAliasesEntryPost,
+    responses(Created, Conflict)
+)]
 pub(super) async fn rename(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -118,6 +150,8 @@ pub(super) async fn rename(
     Ok(created(&path(&body.name)))
 }
 
+/// Deletes an alias; the image stays.
+#[utoipa::path(delete, path = "/1.0/images/aliases/{*name}", params(AliasName), responses(Empty))]
 pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>) -> Answer {
     find(&app, &name)?;
     let gone = name.clone();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use duet_client::api::{self, Image, ImageAlias, ImagePatch, ImagePut, ImagesPost, Timestamp};
@@ -13,7 +13,9 @@ use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 
 use super::Recursion;
-use super::response::{Answer, Input, accepted, body_bytes, empty, etag, if_match, parse, sync, tagged};
+use super::describe::{Accepted, Empty, Fingerprint, IfMatch, ImageFacts, ImageFiles, ImageForm, Listing, Tagged};
+use super::extract::{Input, Path, Query};
+use super::response::{Answer, accepted, body_bytes, empty, etag, if_match, parse, sync, tagged};
 use crate::app::App;
 use crate::config;
 use crate::error::{Context, Error, Result};
@@ -69,6 +71,8 @@ fn writable(row: &ImageRow) -> ImagePut {
     }
 }
 
+/// Lists the images.
+#[utoipa::path(get, path = "/1.0/images", params(Recursion), responses(Listing<Image>))]
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
     let rows = app.inventory.images()?;
     if query.all_paths() {
@@ -82,6 +86,8 @@ pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>)
     query.answer(rows.into_iter().map(render).collect(), |image| format!("/1.0/images/{}", image.fingerprint))
 }
 
+/// Shows an image.
+#[utoipa::path(get, path = "/1.0/images/{fingerprint}", params(Fingerprint), responses(Tagged<Image>))]
 pub(super) async fn get(State(app): State<App>, Path(fingerprint): Path<String>) -> Answer {
     let row = images::find(&app, &fingerprint)?;
     let tag = etag(&writable(&row));
@@ -89,6 +95,14 @@ pub(super) async fn get(State(app): State<App>, Path(fingerprint): Path<String>)
     Ok(tagged(wire(row, own), &tag))
 }
 
+/// Replaces what can be changed of an image.
+#[utoipa::path(
+    put,
+    path = "/1.0/images/{fingerprint}",
+    params(Fingerprint, IfMatch),
+    request_body = ImagePut,
+    responses(Empty)
+)]
 pub(super) async fn put(
     State(app): State<App>,
     Path(fingerprint): Path<String>,
@@ -101,6 +115,14 @@ pub(super) async fn put(
     store(&app, row, body).await
 }
 
+/// Changes what is present of an image.
+#[utoipa::path(
+    patch,
+    path = "/1.0/images/{fingerprint}",
+    params(Fingerprint, IfMatch),
+    request_body = ImagePatch,
+    responses(Empty)
+)]
 pub(super) async fn patch(
     State(app): State<App>,
     Path(fingerprint): Path<String>,
@@ -137,6 +159,10 @@ async fn store(app: &App, mut row: ImageRow, next: ImagePut) -> Answer {
     Ok(empty())
 }
 
+/// Deletes an image.
+///
+/// What instances still use of it is kept until they are gone.
+#[utoipa::path(delete, path = "/1.0/images/{fingerprint}", params(Fingerprint), responses(Accepted))]
 pub(super) async fn delete(State(app): State<App>, Path(fingerprint): Path<String>) -> Answer {
     let row = images::find(&app, &fingerprint)?;
     let plan = Plan::new("Deleting image").resource("images", format!("/1.0/images/{}", row.fingerprint));
@@ -145,7 +171,19 @@ pub(super) async fn delete(State(app): State<App>, Path(fingerprint): Path<Strin
     Ok(accepted(&operation))
 }
 
-/// Three kinds of body: JSON (build, publish), one file, or two files as a form.
+/// Makes an image: builds it, publishes an instance, or takes in an upload.
+///
+/// The headers belong to uploads; their names may begin with `X-LXD-` as well.
+#[utoipa::path(
+    post,
+    path = "/1.0/images",
+    params(ImageFacts),
+    request_body(
+        description = "What to make the image of, or the image: one file, or metadata and root file system apart.",
+        content((ImagesPost = "application/json"), ("application/octet-stream"), (ImageForm = "multipart/form-data"))
+    ),
+    responses(Accepted)
+)]
 pub(super) async fn create(State(app): State<App>, request: Request) -> Answer {
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
     if let Ok(boundary) = multer::parse_boundary(&kind) {
@@ -314,7 +352,8 @@ fn take_in(app: &App, incoming: Incoming, facts: Facts) -> Response {
     accepted(&operation)
 }
 
-/// One file, or two as a form.
+/// Sends an image: one file, or two as a form.
+#[utoipa::path(get, path = "/1.0/images/{fingerprint}/export", params(Fingerprint), responses(ImageFiles))]
 pub(super) async fn export(State(app): State<App>, Path(fingerprint): Path<String>) -> Answer {
     let row = images::find(&app, &fingerprint)?;
     let export = images::export(&app, &row)?;

@@ -1,13 +1,16 @@
 //! `/1.0/instances/{name}/metadata` and its templates.
 
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse;
 use duet_client::api::{ImageMetadata, ImageMetadataPatch, ImageMetadataTemplate};
 use duet_images::{Metadata, TemplateSpec, TemplateTrigger};
 use serde::Deserialize;
+use utoipa::IntoParams;
 
-use super::response::{Answer, Input, body_bytes, empty, etag, if_match, sync, tagged};
+use super::describe::{ContentTooLarge, Empty, IfMatch, InstanceName, JsonOrBytes, Many, Tagged, Text};
+use super::extract::{Input, Path, Query};
+use super::response::{Answer, body_bytes, empty, etag, if_match, sync, tagged};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::instances::{expand, templates};
@@ -56,12 +59,22 @@ fn read(wire: ImageMetadata) -> Result<Metadata> {
     })
 }
 
+/// Shows what the image said of itself, kept with the instance.
+#[utoipa::path(get, path = "/1.0/instances/{name}/metadata", params(InstanceName), responses(Tagged<ImageMetadata>))]
 pub(super) async fn get(State(app): State<App>, Path(name): Path<String>) -> Answer {
     let metadata = wire(templates::metadata(&app, &expand::find(&app, &name)?)?);
     let tag = etag(&metadata);
     Ok(tagged(metadata, &tag))
 }
 
+/// Replaces what the image said of itself.
+#[utoipa::path(
+    put,
+    path = "/1.0/instances/{name}/metadata",
+    params(InstanceName, IfMatch),
+    request_body = ImageMetadata,
+    responses(Empty)
+)]
 pub(super) async fn put(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -76,6 +89,13 @@ pub(super) async fn put(
 }
 
 /// Changes only what is present; properties are merged by name, templates by path.
+#[utoipa::path(
+    patch,
+    path = "/1.0/instances/{name}/metadata",
+    params(InstanceName, IfMatch),
+    request_body = ImageMetadataPatch,
+    responses(Empty)
+)]
 pub(super) async fn patch(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -95,12 +115,20 @@ pub(super) async fn patch(
     Ok(empty())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Which {
+    /// The template's name.
     path: Option<String>,
 }
 
-/// The names of the templates, or with `?path=` one of them.
+/// Lists the names of the templates, or sends the one that `path` names.
+#[utoipa::path(
+    get,
+    path = "/1.0/instances/{name}/metadata/templates",
+    params(InstanceName, Which),
+    responses(JsonOrBytes<Many<Text>>)
+)]
 pub(super) async fn templates(State(app): State<App>, Path(name): Path<String>, Query(query): Query<Which>) -> Answer {
     let mut all = templates::templates(&app, &expand::find(&app, &name)?)?;
     match query.path.filter(|path| !path.is_empty()) {
@@ -117,6 +145,14 @@ fn wanted(query: Which) -> Result<String> {
     query.path.filter(|p| !p.is_empty()).ok_or_else(|| Error::invalid("name the template: ?path=hostname.tpl"))
 }
 
+/// Writes a template.
+#[utoipa::path(
+    post,
+    path = "/1.0/instances/{name}/metadata/templates",
+    params(InstanceName, Which),
+    request_body(description = "The template.", content_type = "application/octet-stream"),
+    responses(Empty, ContentTooLarge)
+)]
 pub(super) async fn write_template(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -130,6 +166,13 @@ pub(super) async fn write_template(
     Ok(empty())
 }
 
+/// Deletes a template.
+#[utoipa::path(
+    delete,
+    path = "/1.0/instances/{name}/metadata/templates",
+    params(InstanceName, Which),
+    responses(Empty)
+)]
 pub(super) async fn delete_template(
     State(app): State<App>,
     Path(name): Path<String>,

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
-use duet_client::api::{InstanceStatePut, InstancesPut, WaitCondition};
+use axum::extract::State;
+use duet_client::api::{InstanceState, InstanceStatePut, InstancesPut, WaitCondition};
 use serde::Deserialize;
+use utoipa::IntoParams;
 
+use super::describe::{Accepted, InstanceName, RequestTimeout, Sync};
+use super::extract::{Input, Path, Query};
 use super::instances::spawn;
-use super::response::{Answer, Input, accepted, sync};
+use super::response::{Answer, accepted, sync};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::instances::lifecycle::{Observed, Request};
@@ -15,6 +18,8 @@ use crate::instances::stop::{self, How};
 use crate::instances::{expand, start, state, wait};
 use crate::operations::{Operation, Plan};
 
+/// Shows what an instance is doing.
+#[utoipa::path(get, path = "/1.0/instances/{name}/state", params(InstanceName), responses(Sync<InstanceState>))]
 pub(super) async fn get(State(app): State<App>, Path(name): Path<String>) -> Answer {
     let expanded = expand::find(&app, &name)?;
     Ok(sync(state::state(&app, &expanded).await?))
@@ -89,6 +94,14 @@ impl Action {
     }
 }
 
+/// Starts, stops, restarts, pauses or resumes an instance.
+#[utoipa::path(
+    put,
+    path = "/1.0/instances/{name}/state",
+    params(InstanceName),
+    request_body = InstanceStatePut,
+    responses(Accepted)
+)]
 pub(super) async fn put(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -105,7 +118,8 @@ fn begin(app: &App, action: Action, name: String) -> Result<Arc<Operation>> {
     spawn(app, plan, name, action.request(), move |app, held, name| action.run(app, held, name))
 }
 
-/// The same for all instances that it makes sense for.
+/// Starts, stops, restarts, pauses or resumes all instances that it makes sense for.
+#[utoipa::path(put, path = "/1.0/instances", request_body = InstancesPut, responses(Accepted))]
 pub(super) async fn put_all(State(app): State<App>, Input(body): Input<InstancesPut>) -> Answer {
     let put = body.state.ok_or_else(|| Error::invalid("the body has no \"state\""))?;
     let action = Action::parse(&put)?;
@@ -141,14 +155,26 @@ pub(super) async fn put_all(State(app): State<App>, Input(body): Input<Instances
     Ok(accepted(&operation))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct WaitQuery {
+    /// The conditions, joined by commas: `running`, `ipv4`, `ipv6`, `ready`, `stopped`.
     #[serde(default)]
+    #[param(required = true)]
     r#for: String,
+    /// Seconds; 60 where it is absent, -1 for ever.
     timeout: Option<i64>,
 }
 
+/// Answers once all conditions hold.
+///
 /// Extension `duet_wait`.
+#[utoipa::path(
+    get,
+    path = "/1.0/instances/{name}/wait",
+    params(InstanceName, WaitQuery),
+    responses(Sync<InstanceState>, RequestTimeout)
+)]
 pub(super) async fn wait(State(app): State<App>, Path(name): Path<String>, Query(query): Query<WaitQuery>) -> Answer {
     let words = query.r#for.split(',').filter(|word| !word.is_empty());
     let conditions: Vec<WaitCondition> = words

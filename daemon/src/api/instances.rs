@@ -2,18 +2,27 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
-use duet_client::api::{InstancePatch, InstancePost, InstancePut, InstancesPost};
+use duet_client::api::{Instance, InstanceFull, InstancePatch, InstancePost, InstancePut, InstancesPost};
 
-use super::Recursion;
-use super::response::{Answer, Input, accepted, empty, if_match, sync, tagged};
+use super::describe::{Accepted, Conflict, Either, Empty, IfMatch, InstanceName, Many, Sync, Tagged, Text};
+use super::extract::{Input, Path, Query};
+use super::response::{Answer, accepted, empty, if_match, sync, tagged};
+use super::{Depth, Recursion};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::instances::lifecycle::{Observed, Request};
 use crate::instances::{create, delete, expand, expand_all, snapshot, state, update};
 use crate::operations::{Operation, Plan};
 
+/// Lists the instances.
+#[utoipa::path(
+    get,
+    path = "/1.0/instances",
+    params(Recursion),
+    responses(Sync<Either<Many<Text>, Either<Many<Instance>, Many<InstanceFull>>>>)
+)]
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
     match query.level() {
         0 if query.all_paths() => {
@@ -29,7 +38,14 @@ pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>)
     }
 }
 
-pub(super) async fn get(State(app): State<App>, Path(name): Path<String>, Query(query): Query<Recursion>) -> Answer {
+/// Shows an instance; with `recursion=1` with its state and snapshots.
+#[utoipa::path(
+    get,
+    path = "/1.0/instances/{name}",
+    params(InstanceName, Depth),
+    responses(Tagged<Either<Instance, InstanceFull>>)
+)]
+pub(super) async fn get(State(app): State<App>, Path(name): Path<String>, Query(query): Query<Depth>) -> Answer {
     let expanded = expand::find(&app, &name)?;
     let tag = expanded.tag();
     if query.deep() {
@@ -38,6 +54,8 @@ pub(super) async fn get(State(app): State<App>, Path(name): Path<String>, Query(
     Ok(tagged(expanded.render(&app), &tag))
 }
 
+/// Makes an instance.
+#[utoipa::path(post, path = "/1.0/instances", request_body = InstancesPost, responses(Accepted, Conflict))]
 pub(super) async fn create(State(app): State<App>, Input(body): Input<InstancesPost>) -> Answer {
     let order = create::check(&app, body)?;
     let plan = Plan::new("Creating instance").instance(order.name.name());
@@ -48,6 +66,13 @@ pub(super) async fn create(State(app): State<App>, Input(body): Input<InstancesP
 }
 
 /// Replaces the configuration, or goes back to a snapshot.
+#[utoipa::path(
+    put,
+    path = "/1.0/instances/{name}",
+    params(InstanceName, IfMatch),
+    request_body = InstancePut,
+    responses(Accepted)
+)]
 pub(super) async fn put(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -79,7 +104,16 @@ fn snapshot_name<'a>(instance: &str, restore: &'a str) -> &'a str {
     restore.strip_prefix(instance).and_then(|rest| rest.strip_prefix('/')).unwrap_or(restore)
 }
 
-/// Changes only what is present. Unlike PUT this is finished when it answers.
+/// Changes only what is present.
+///
+/// Unlike PUT this is finished when it answers.
+#[utoipa::path(
+    patch,
+    path = "/1.0/instances/{name}",
+    params(InstanceName, IfMatch),
+    request_body = InstancePatch,
+    responses(Empty, Conflict)
+)]
 pub(super) async fn patch(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -100,6 +134,14 @@ pub(super) async fn patch(
     Ok(empty())
 }
 
+/// Renames a stopped instance.
+#[utoipa::path(
+    post,
+    path = "/1.0/instances/{name}",
+    params(InstanceName),
+    request_body = InstancePost,
+    responses(Accepted, Conflict)
+)]
 pub(super) async fn rename(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -125,6 +167,8 @@ pub(super) async fn rename(
     Ok(accepted(&operation))
 }
 
+/// Deletes a stopped instance, with its snapshots.
+#[utoipa::path(delete, path = "/1.0/instances/{name}", params(InstanceName), responses(Accepted))]
 pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>) -> Answer {
     let row = expand::find_row(&app, &name)?;
     if app.instances.slot(row.id).observed() != Observed::Stopped {

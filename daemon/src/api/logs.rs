@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 
+use super::describe::{Bytes, Empty, InstanceName, LogName, Many, Sync, Text};
+use super::extract::Path;
 use super::response::{Answer, empty, sync};
 use crate::app::App;
 use crate::error::{Context, Error, Result};
@@ -55,16 +57,22 @@ async fn remove(path: PathBuf, name: &str) -> Answer {
     }
 }
 
+/// Lists the logs of an instance.
+#[utoipa::path(get, path = "/1.0/instances/{name}/logs", params(InstanceName), responses(Sync<Many<Text>>))]
 pub(super) async fn list(State(app): State<App>, Path(name): Path<String>) -> Answer {
     expand::find_row(&app, &name)?;
     Ok(sync(names(app.paths.logs(&name), format!("/1.0/instances/{name}/logs")).await?))
 }
 
+/// Sends a log.
+#[utoipa::path(get, path = "/1.0/instances/{name}/logs/{file}", params(InstanceName, LogName), responses(Bytes))]
 pub(super) async fn get(State(app): State<App>, Path((name, log)): Path<(String, String)>) -> Answer {
     expand::find_row(&app, &name)?;
     read(file(app.paths.logs(&name), &log)?, &log).await
 }
 
+/// Deletes a log that is not being written.
+#[utoipa::path(delete, path = "/1.0/instances/{name}/logs/{file}", params(InstanceName, LogName), responses(Empty))]
 pub(super) async fn delete(State(app): State<App>, Path((name, log)): Path<(String, String)>) -> Answer {
     let row = expand::find_row(&app, &name)?;
     if matches!(log.as_str(), "monitor.log" | "console.log") && app.instances.slot(row.id).live().is_some() {
@@ -73,17 +81,33 @@ pub(super) async fn delete(State(app): State<App>, Path((name, log)): Path<(Stri
     remove(file(app.paths.logs(&name), &log)?, &log).await
 }
 
+/// Lists the recorded output of `exec`.
+#[utoipa::path(get, path = "/1.0/instances/{name}/logs/exec-output", params(InstanceName), responses(Sync<Many<Text>>))]
 pub(super) async fn list_output(State(app): State<App>, Path(name): Path<String>) -> Answer {
     expand::find_row(&app, &name)?;
     let dir = app.paths.logs(&name).join("exec-output");
     Ok(sync(names(dir, format!("/1.0/instances/{name}/logs/exec-output")).await?))
 }
 
+/// Sends recorded output of `exec`.
+#[utoipa::path(
+    get,
+    path = "/1.0/instances/{name}/logs/exec-output/{file}",
+    params(InstanceName, LogName),
+    responses(Bytes)
+)]
 pub(super) async fn get_output(State(app): State<App>, Path((name, log)): Path<(String, String)>) -> Answer {
     expand::find_row(&app, &name)?;
     read(file(app.paths.logs(&name).join("exec-output"), &log)?, &log).await
 }
 
+/// Deletes recorded output of `exec`.
+#[utoipa::path(
+    delete,
+    path = "/1.0/instances/{name}/logs/exec-output/{file}",
+    params(InstanceName, LogName),
+    responses(Empty)
+)]
 pub(super) async fn delete_output(State(app): State<App>, Path((name, log)): Path<(String, String)>) -> Answer {
     expand::find_row(&app, &name)?;
     remove(file(app.paths.logs(&name).join("exec-output"), &log)?, &log).await

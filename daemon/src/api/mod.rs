@@ -4,9 +4,11 @@
 //! begins with `duet_`.
 
 mod console;
+mod describe;
 mod events;
 mod exec;
 mod extensions;
+mod extract;
 mod files;
 mod filter;
 mod image_aliases;
@@ -16,6 +18,7 @@ mod instance_state;
 mod instances;
 mod logs;
 mod networks;
+mod openapi;
 mod operations;
 mod profiles;
 mod projects;
@@ -33,17 +36,43 @@ use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{Method, Uri};
 use axum::middleware::Next;
 use axum::response::Response;
-use axum::routing::{get, post, put};
 use serde::Deserialize;
+use utoipa::IntoParams;
 
+use self::openapi::served;
 use crate::app::App;
 use crate::error::{Error, Kind};
 
-/// The query parameters that every listing takes.
-#[derive(Deserialize, Default)]
-pub(crate) struct Recursion {
+/// How much of each object is wanted: 0 for its path, 1 for itself, 2 for its state as well. What is not a number counts
+/// as 0, as in Incus.
+fn level(recursion: Option<&str>) -> u8 {
+    recursion.and_then(|r| r.parse().ok()).unwrap_or(0)
+}
+
+/// The query parameter of what cannot be filtered.
+#[derive(Deserialize, Default, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Depth {
+    /// 0: paths, or the instance alone; 1: objects, or the instance with its state and snapshots.
     #[serde(default)]
     recursion: Option<String>,
+}
+
+impl Depth {
+    /// Whether the objects are wanted whole.
+    fn deep(&self) -> bool {
+        level(self.recursion.as_deref()) > 0
+    }
+}
+
+/// The query parameters of listings.
+#[derive(Deserialize, Default, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Recursion {
+    /// 0: paths, 1: objects, 2: instances with their state and snapshots.
+    #[serde(default)]
+    recursion: Option<String>,
+    /// Which objects are wanted, in Incus' form of OData: `name eq c1 and not status eq Running`.
     #[serde(default)]
     filter: Option<String>,
 }
@@ -54,9 +83,9 @@ impl Recursion {
         self.level() > 0
     }
 
-    /// 0: paths, 1: objects, 2: objects with their state. What is not a number counts as 0, as in Incus.
+    /// See [`level`].
     fn level(&self) -> u8 {
-        self.recursion.as_deref().and_then(|r| r.parse().ok()).unwrap_or(0)
+        level(self.recursion.as_deref())
     }
 
     /// What lets through the objects that are wanted. None: all are.
@@ -114,146 +143,123 @@ fn unescape(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Every route.
+// Every handler that is served; where it is served stands on it.
+served! {
+    openapi::get,
+    server::versions,
+    server::ready,
+    server::resources,
+    server::shutdown,
+    server::get,
+    server::put,
+    server::patch,
+    events::listen,
+    projects::list,
+    projects::create,
+    projects::get,
+    projects::put,
+    projects::patch,
+    projects::rename,
+    projects::delete,
+    projects::state,
+    projects::cluster,
+    projects::configuration,
+    operations::list,
+    operations::get,
+    operations::cancel,
+    operations::wait,
+    operations::websocket,
+    profiles::list,
+    profiles::get,
+    profiles::create,
+    profiles::put,
+    profiles::patch,
+    profiles::rename,
+    profiles::delete,
+    networks::list,
+    networks::get,
+    networks::create,
+    networks::put,
+    networks::patch,
+    networks::rename,
+    networks::delete,
+    networks::leases,
+    networks::state,
+    storage_pools::list,
+    storage_pools::get,
+    storage_pools::create,
+    storage_pools::put,
+    storage_pools::patch,
+    storage_pools::delete,
+    storage_pools::resources,
+    images::list,
+    images::get,
+    images::put,
+    images::patch,
+    images::delete,
+    images::create,
+    images::export,
+    image_aliases::list,
+    image_aliases::get,
+    image_aliases::create,
+    image_aliases::put,
+    image_aliases::patch,
+    image_aliases::rename,
+    image_aliases::delete,
+    instances::list,
+    instances::get,
+    instances::create,
+    instances::put,
+    instances::patch,
+    instances::rename,
+    instances::delete,
+    instance_state::get,
+    instance_state::put,
+    instance_state::put_all,
+    instance_state::wait,
+    exec::post,
+    console::attach,
+    console::log,
+    console::clear,
+    files::head,
+    files::get,
+    files::post,
+    files::delete,
+    sftp::connect,
+    snapshots::list,
+    snapshots::get,
+    snapshots::create,
+    snapshots::put,
+    snapshots::patch,
+    snapshots::rename,
+    snapshots::delete,
+    logs::list,
+    logs::get,
+    logs::delete,
+    logs::list_output,
+    logs::get_output,
+    logs::delete_output,
+    instance_metadata::get,
+    instance_metadata::put,
+    instance_metadata::patch,
+    instance_metadata::templates,
+    instance_metadata::write_template,
+    instance_metadata::delete_template,
+    warnings::list,
+    warnings::get,
+    warnings::put,
+    warnings::delete,
+}
+
+/// Every route, and what is the same for all of them.
 pub fn router(app: App) -> Router {
-    Router::new()
-        .route("/", get(server::versions))
-        .route("/internal/ready", get(server::ready))
-        .route("/internal/shutdown", put(server::shutdown))
-        .route("/1.0", get(server::get).put(server::put).patch(server::patch))
-        .route("/1.0/resources", get(server::resources))
-        .route("/1.0/events", get(events::listen))
-        .route("/1.0/metadata/configuration", get(projects::configuration))
-        .route("/1.0/cluster", get(projects::cluster))
-        .route("/1.0/projects", get(projects::list).post(projects::create))
-        .route(
-            "/1.0/projects/{name}",
-            get(projects::get)
-                .put(projects::put)
-                .patch(projects::patch)
-                .post(projects::rename)
-                .delete(projects::delete),
-        )
-        .route("/1.0/projects/{name}/state", get(projects::state))
-        .merge(operation_routes())
-        .merge(profile_routes())
-        .merge(network_routes())
-        .merge(storage_routes())
-        .merge(image_routes())
-        .merge(instance_routes())
-        .route("/1.0/warnings", get(warnings::list))
-        .route(
-            "/1.0/warnings/{uuid}",
-            get(warnings::get).put(warnings::put).patch(warnings::put).delete(warnings::delete),
-        )
+    routes()
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         // Bodies are bounded where they are read; images and files have no bound.
         .layer(DefaultBodyLimit::disable())
         .layer(axum::middleware::from_fn(observe))
         .with_state(app)
-}
-
-fn operation_routes() -> Router<App> {
-    Router::new()
-        .route("/1.0/operations", get(operations::list))
-        .route("/1.0/operations/{id}", get(operations::get).delete(operations::cancel))
-        .route("/1.0/operations/{id}/wait", get(operations::wait))
-        .route("/1.0/operations/{id}/websocket", get(operations::websocket))
-}
-
-fn profile_routes() -> Router<App> {
-    Router::new().route("/1.0/profiles", get(profiles::list).post(profiles::create)).route(
-        "/1.0/profiles/{name}",
-        get(profiles::get).put(profiles::put).patch(profiles::patch).post(profiles::rename).delete(profiles::delete),
-    )
-}
-
-fn network_routes() -> Router<App> {
-    Router::new()
-        .route("/1.0/networks", get(networks::list).post(networks::create))
-        .route(
-            "/1.0/networks/{name}",
-            get(networks::get)
-                .put(networks::put)
-                .patch(networks::patch)
-                .post(networks::rename)
-                .delete(networks::delete),
-        )
-        .route("/1.0/networks/{name}/leases", get(networks::leases))
-        .route("/1.0/networks/{name}/state", get(networks::state))
-}
-
-fn storage_routes() -> Router<App> {
-    Router::new()
-        .route("/1.0/storage-pools", get(storage_pools::list).post(storage_pools::create))
-        .route(
-            "/1.0/storage-pools/{name}",
-            get(storage_pools::get).put(storage_pools::put).patch(storage_pools::patch).delete(storage_pools::delete),
-        )
-        .route("/1.0/storage-pools/{name}/resources", get(storage_pools::resources))
-}
-
-fn image_routes() -> Router<App> {
-    Router::new()
-        .route("/1.0/images", get(images::list).post(images::create))
-        .route("/1.0/images/aliases", get(image_aliases::list).post(image_aliases::create))
-        // Alias names hold slashes: `debian/13`.
-        .route(
-            "/1.0/images/aliases/{*name}",
-            get(image_aliases::get)
-                .put(image_aliases::put)
-                .patch(image_aliases::patch)
-                .post(image_aliases::rename)
-                .delete(image_aliases::delete),
-        )
-        .route(
-            "/1.0/images/{fingerprint}",
-            get(images::get).put(images::put).patch(images::patch).delete(images::delete),
-        )
-        .route("/1.0/images/{fingerprint}/export", get(images::export))
-}
-
-fn instance_routes() -> Router<App> {
-    Router::new()
-        .route("/1.0/instances", get(instances::list).post(instances::create).put(instance_state::put_all))
-        .route(
-            "/1.0/instances/{name}",
-            get(instances::get)
-                .put(instances::put)
-                .patch(instances::patch)
-                .post(instances::rename)
-                .delete(instances::delete),
-        )
-        .route("/1.0/instances/{name}/state", get(instance_state::get).put(instance_state::put))
-        .route("/1.0/instances/{name}/wait", get(instance_state::wait))
-        .route("/1.0/instances/{name}/exec", post(exec::post))
-        .route("/1.0/instances/{name}/console", get(console::log).post(console::attach).delete(console::clear))
-        .route("/1.0/instances/{name}/files", get(files::get).head(files::head).post(files::post).delete(files::delete))
-        .route("/1.0/instances/{name}/sftp", get(sftp::connect))
-        .route("/1.0/instances/{name}/snapshots", get(snapshots::list).post(snapshots::create))
-        .route(
-            "/1.0/instances/{name}/snapshots/{snapshot}",
-            get(snapshots::get)
-                .put(snapshots::put)
-                .patch(snapshots::patch)
-                .post(snapshots::rename)
-                .delete(snapshots::delete),
-        )
-        .route("/1.0/instances/{name}/logs", get(logs::list))
-        .route("/1.0/instances/{name}/logs/exec-output", get(logs::list_output))
-        .route("/1.0/instances/{name}/logs/exec-output/{file}", get(logs::get_output).delete(logs::delete_output))
-        .route("/1.0/instances/{name}/logs/{file}", get(logs::get).delete(logs::delete))
-        .route(
-            "/1.0/instances/{name}/metadata",
-            get(instance_metadata::get).put(instance_metadata::put).patch(instance_metadata::patch),
-        )
-        .route(
-            "/1.0/instances/{name}/metadata/templates",
-            get(instance_metadata::templates)
-                .post(instance_metadata::write_template)
-                .delete(instance_metadata::delete_template),
-        )
 }
 
 async fn unknown(uri: Uri) -> Error {

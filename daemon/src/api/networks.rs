@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
-use duet_client::api::{Network, NetworkPatch, NetworkPost, NetworkPut, NetworksPost};
+use duet_client::api::{Network, NetworkLease, NetworkPatch, NetworkPost, NetworkPut, NetworkState, NetworksPost};
 use serde_json::Value;
 
 use super::Recursion;
-use super::response::{Answer, Input, created, empty, etag, if_match, sync, tagged};
+use super::describe::{Conflict, Created, Empty, IfMatch, Listing, Many, NetworkName, Sync, Tagged};
+use super::extract::{Input, Path, Query};
+use super::response::{Answer, created, empty, etag, if_match, sync, tagged};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::inventory::NetworkRow;
@@ -72,16 +74,22 @@ fn writable(network: &Network) -> NetworkPut {
     NetworkPut { config: network.config.clone(), description: network.description.clone() }
 }
 
+/// Lists the networks, and the host's other links.
+#[utoipa::path(get, path = "/1.0/networks", params(Recursion), responses(Listing<Network>))]
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
     query.answer(all(&app).await?, |network| format!("/1.0/networks/{}", network.name))
 }
 
+/// Shows a network.
+#[utoipa::path(get, path = "/1.0/networks/{name}", params(NetworkName), responses(Tagged<Network>))]
 pub(super) async fn get(State(app): State<App>, Path(name): Path<String>) -> Answer {
     let network = find(&app, &name).await?;
     let tag = etag(&writable(&network));
     Ok(tagged(network, &tag))
 }
 
+/// Makes a network.
+#[utoipa::path(post, path = "/1.0/networks", request_body = NetworksPost, responses(Created, Conflict))]
 pub(super) async fn create(State(app): State<App>, Input(body): Input<NetworksPost>) -> Answer {
     if !matches!(body.kind.as_str(), "" | "bridge") {
         return Err(Error::invalid(format!("the network type \"{}\" is not served: use bridge", body.kind)));
@@ -93,6 +101,14 @@ pub(super) async fn create(State(app): State<App>, Input(body): Input<NetworksPo
     Ok(created(&path))
 }
 
+/// Replaces a network's configuration.
+#[utoipa::path(
+    put,
+    path = "/1.0/networks/{name}",
+    params(NetworkName, IfMatch),
+    request_body = NetworkPut,
+    responses(Empty)
+)]
 pub(super) async fn put(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -106,6 +122,14 @@ pub(super) async fn put(
     Ok(empty())
 }
 
+/// Changes what is present of a network's configuration.
+#[utoipa::path(
+    patch,
+    path = "/1.0/networks/{name}",
+    params(NetworkName, IfMatch),
+    request_body = NetworkPatch,
+    responses(Empty)
+)]
 pub(super) async fn patch(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -121,6 +145,14 @@ pub(super) async fn patch(
     Ok(empty())
 }
 
+/// Renames a network that nothing uses.
+#[utoipa::path(
+    post,
+    path = "/1.0/networks/{name}",
+    params(NetworkName),
+    request_body = NetworkPost,
+    responses(Created, Conflict)
+)]
 pub(super) async fn rename(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -133,6 +165,8 @@ pub(super) async fn rename(
     Ok(created(&path))
 }
 
+/// Deletes a network that nothing uses.
+#[utoipa::path(delete, path = "/1.0/networks/{name}", params(NetworkName), responses(Empty))]
 pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>) -> Answer {
     find_managed(&app, &name).await?;
     networks::delete(&app, &name).await?;
@@ -140,11 +174,15 @@ pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>) -> 
     Ok(empty())
 }
 
+/// Lists the addresses that a network gave out.
+#[utoipa::path(get, path = "/1.0/networks/{name}/leases", params(NetworkName), responses(Sync<Many<NetworkLease>>))]
 pub(super) async fn leases(State(app): State<App>, Path(name): Path<String>) -> Answer {
     find_managed(&app, &name).await?;
     Ok(sync(networks::leases(&app, &name).await?))
 }
 
+/// Shows the link of a network: its addresses and what went through it.
+#[utoipa::path(get, path = "/1.0/networks/{name}/state", params(NetworkName), responses(Sync<NetworkState>))]
 pub(super) async fn state(State(app): State<App>, Path(name): Path<String>) -> Answer {
     find(&app, &name).await?;
     Ok(sync(app.network.network_state(&name).await.map_err(networks::error)?))

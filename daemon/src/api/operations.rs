@@ -3,17 +3,27 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use axum::extract::State;
 use axum::extract::ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection};
-use axum::extract::{Path, Query, State};
+use duet_client::api::Operation;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
-use super::Recursion;
+use super::Depth;
+use super::describe::{Either, Empty, Forbidden, Grouped, OperationId, Sync, Text, Websocket};
+use super::extract::{Path, Query};
 use super::response::{Answer, empty, sync};
 use crate::app::App;
 use crate::error::{Error, Kind};
 
-/// By status in lower case, as Incus groups them.
-pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
+/// Lists the operations by status in lower case.
+#[utoipa::path(
+    get,
+    path = "/1.0/operations",
+    params(Depth),
+    responses(Sync<Either<Grouped<Text>, Grouped<Operation>>>)
+)]
+pub(super) async fn list(State(app): State<App>, Query(query): Query<Depth>) -> Answer {
     let operations = app.operations.list();
     if query.deep() {
         let mut groups: BTreeMap<String, Vec<_>> = BTreeMap::new();
@@ -30,22 +40,28 @@ pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>)
     Ok(sync(groups))
 }
 
+/// Shows an operation.
+#[utoipa::path(get, path = "/1.0/operations/{id}", params(OperationId), responses(Sync<Operation>))]
 pub(super) async fn get(State(app): State<App>, Path(id): Path<String>) -> Answer {
     Ok(sync(app.operations.get(&id)?.render()))
 }
 
+/// Cancels an operation.
+#[utoipa::path(delete, path = "/1.0/operations/{id}", params(OperationId), responses(Empty))]
 pub(super) async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Answer {
     app.operations.cancel(&id)?;
     Ok(empty())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wait {
     /// Seconds; -1 or absent: for ever.
     timeout: Option<i64>,
 }
 
 /// Answers once the operation has ended, or with its state when the time is over.
+#[utoipa::path(get, path = "/1.0/operations/{id}/wait", params(OperationId, Wait), responses(Sync<Operation>))]
 pub(super) async fn wait(State(app): State<App>, Path(id): Path<String>, Query(query): Query<Wait>) -> Answer {
     let operation = app.operations.get(&id)?;
     match query.timeout.and_then(|t| u64::try_from(t).ok()) {
@@ -58,13 +74,25 @@ pub(super) async fn wait(State(app): State<App>, Path(id): Path<String>, Query(q
     Ok(sync(operation.render()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Secret {
+    /// The stream's secret.
     #[serde(default)]
+    #[param(required = true)]
     secret: String,
 }
 
-/// Gives the upgraded connection to the operation that waits for this secret.
+/// Connects to one of an operation's streams.
+///
+/// The secrets are in the operation's metadata, under `fds`. Streams carry binary frames, `control` takes text frames
+/// with a `SessionControl`.
+#[utoipa::path(
+    get,
+    path = "/1.0/operations/{id}/websocket",
+    params(OperationId, Secret),
+    responses(Websocket, Forbidden)
+)]
 pub(super) async fn websocket(
     State(app): State<App>,
     Path(id): Path<String>,

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use duet_client::api::{Profile, ProfilePatch, ProfilePost, ProfilePut, ProfilesPost};
 
 use super::Recursion;
-use super::response::{Answer, Input, created, empty, etag, if_match, sync, tagged};
+use super::describe::{Conflict, Created, Empty, Forbidden, IfMatch, Listing, ProfileName, Tagged};
+use super::extract::{Input, Path, Query};
+use super::response::{Answer, created, empty, etag, if_match, sync, tagged};
 use crate::app::App;
 use crate::config;
 use crate::error::{Error, Result};
@@ -39,6 +41,8 @@ fn find(app: &App, name: &str) -> Result<Profile> {
     Ok(wire(row, used_by))
 }
 
+/// Lists the profiles.
+#[utoipa::path(get, path = "/1.0/profiles", params(Recursion), responses(Listing<Profile>))]
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
     let rows = app.inventory.profiles()?;
     if query.all_paths() {
@@ -55,6 +59,8 @@ pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>)
     query.answer(profiles, |profile| format!("/1.0/profiles/{}", profile.name))
 }
 
+/// Shows a profile.
+#[utoipa::path(get, path = "/1.0/profiles/{name}", params(ProfileName), responses(Tagged<Profile>))]
 pub(super) async fn get(State(app): State<App>, Path(name): Path<String>) -> Answer {
     let profile = find(&app, &name)?;
     let tag = etag(&profile.writable());
@@ -70,6 +76,8 @@ fn check(app: &App, put: &mut ProfilePut) -> Result<()> {
     crate::instances::check_references(app, &put.devices)
 }
 
+/// Makes a profile.
+#[utoipa::path(post, path = "/1.0/profiles", request_body = ProfilesPost, responses(Created, Conflict))]
 pub(super) async fn create(State(app): State<App>, Input(body): Input<ProfilesPost>) -> Answer {
     config::validate_profile_name(&body.name).map_err(|e| Error::invalid(e.to_string()))?;
     let mut put = ProfilePut { config: body.config, description: body.description, devices: body.devices };
@@ -85,6 +93,16 @@ pub(super) async fn create(State(app): State<App>, Input(body): Input<ProfilesPo
     Ok(created(&path))
 }
 
+/// Replaces a profile.
+///
+/// Instances that use it change with it.
+#[utoipa::path(
+    put,
+    path = "/1.0/profiles/{name}",
+    params(ProfileName, IfMatch),
+    request_body = ProfilePut,
+    responses(Empty)
+)]
 pub(super) async fn put(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -97,6 +115,14 @@ pub(super) async fn put(
     store(&app, &name, body).await
 }
 
+/// Changes what is present of a profile.
+#[utoipa::path(
+    patch,
+    path = "/1.0/profiles/{name}",
+    params(ProfileName, IfMatch),
+    request_body = ProfilePatch,
+    responses(Empty)
+)]
 pub(super) async fn patch(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -122,6 +148,14 @@ async fn store(app: &App, name: &str, mut next: ProfilePut) -> Answer {
     Ok(empty())
 }
 
+/// Renames a profile.
+#[utoipa::path(
+    post,
+    path = "/1.0/profiles/{name}",
+    params(ProfileName),
+    request_body = ProfilePost,
+    responses(Created, Forbidden, Conflict)
+)]
 pub(super) async fn rename(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -142,6 +176,8 @@ pub(super) async fn rename(
     Ok(created(&path))
 }
 
+/// Deletes a profile that no instance uses.
+#[utoipa::path(delete, path = "/1.0/profiles/{name}", params(ProfileName), responses(Empty, Forbidden))]
 pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>) -> Answer {
     if name == "default" {
         return Err(Error::new(crate::error::Kind::Forbidden, "The \"default\" profile cannot be deleted"));

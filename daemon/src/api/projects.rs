@@ -1,13 +1,15 @@
 //! What there is one of: `/1.0/projects` (the project `default`), `/1.0/cluster` (none) and the description of every
 //! configuration key.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use duet_client::api::{Cluster, Project, ProjectPut, ProjectState, ProjectStateResource};
+use duet_client::api::{Cluster, MetadataConfiguration, Project, ProjectPut, ProjectState, ProjectStateResource};
 
 use super::Recursion;
-use super::response::{Answer, Input, empty, etag, if_match, sync, tagged};
+use super::describe::{Empty, Forbidden, IfMatch, Listing, NotImplemented, ProjectName, Sync, Tagged};
+use super::extract::{Input, Path, Query};
+use super::response::{Answer, empty, etag, if_match, sync, tagged};
 use crate::app::App;
 use crate::config::values::CpuLimit;
 use crate::config::{self, InstanceSettings};
@@ -41,6 +43,8 @@ fn exists(name: &str) -> Result<()> {
     if name == "default" { Ok(()) } else { Err(Error::not_found("Project not found")) }
 }
 
+/// Lists the projects: there is one, `default`.
+#[utoipa::path(get, path = "/1.0/projects", params(Recursion), responses(Listing<Project>))]
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
     if query.all_paths() {
         return Ok(sync(["/1.0/projects/default"]));
@@ -48,6 +52,8 @@ pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>)
     query.answer(vec![default_project(&app)?], |_| "/1.0/projects/default".to_owned())
 }
 
+/// Shows a project.
+#[utoipa::path(get, path = "/1.0/projects/{name}", params(ProjectName), responses(Tagged<Project>))]
 pub(super) async fn get(State(app): State<App>, Path(name): Path<String>) -> Answer {
     exists(&name)?;
     let project = default_project(&app)?;
@@ -55,13 +61,23 @@ pub(super) async fn get(State(app): State<App>, Path(name): Path<String>) -> Ans
     Ok(tagged(project, &tag))
 }
 
-/// `POST /1.0/projects`.
+/// Refuses to make a project.
+#[utoipa::path(post, path = "/1.0/projects", responses(NotImplemented))]
 pub(super) async fn create() -> Error {
     Error::new(Kind::Unsupported, "the project \"default\" is the only one that is served: others cannot be made")
 }
 
-/// `PUT /1.0/projects/default`, by which clients bring a server to a configuration that they saved: what is as it has to
-/// be is fine.
+/// Brings a project to a configuration that is what it has.
+///
+/// Clients use this to restore a server to a configuration that they saved: what is as it has to be is fine, any other
+/// value is refused.
+#[utoipa::path(
+    put,
+    path = "/1.0/projects/{name}",
+    params(ProjectName, IfMatch),
+    request_body = ProjectPut,
+    responses(Empty)
+)]
 pub(super) async fn put(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -77,7 +93,14 @@ pub(super) async fn put(
     unchanged(&project, &body)
 }
 
-/// As [`put`], of what is named.
+/// Brings a project to a configuration that is what it has, of what is named.
+#[utoipa::path(
+    patch,
+    path = "/1.0/projects/{name}",
+    params(ProjectName, IfMatch),
+    request_body = ProjectPut,
+    responses(Empty)
+)]
 pub(super) async fn patch(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -101,20 +124,25 @@ fn fixed(what: &str) -> Error {
     Error::invalid(format!("{what}: the configuration of the project \"default\" cannot be changed"))
 }
 
-/// `POST /1.0/projects/default`.
+/// Refuses to rename a project.
+#[utoipa::path(post, path = "/1.0/projects/{name}", params(ProjectName), responses(Forbidden))]
 pub(super) async fn rename(Path(name): Path<String>) -> Answer {
     exists(&name)?;
     Err(Error::new(Kind::Forbidden, "The 'default' project cannot be renamed"))
 }
 
-/// `DELETE /1.0/projects/default`.
+/// Refuses to delete a project.
+#[utoipa::path(delete, path = "/1.0/projects/{name}", params(ProjectName), responses(Forbidden))]
 pub(super) async fn delete(Path(name): Path<String>) -> Answer {
     exists(&name)?;
     Err(Error::new(Kind::Forbidden, "The 'default' project cannot be deleted"))
 }
 
-/// How much of each resource there is. Of processors, memory and processes that is what the instances are limited to,
-/// which is what a project's limits would be held against.
+/// Shows how much of each resource there is.
+///
+/// Of processors, memory and processes that is what the instances are limited to, which is what a project's limits would
+/// be held against.
+#[utoipa::path(get, path = "/1.0/projects/{name}/state", params(ProjectName), responses(Sync<ProjectState>))]
 pub(super) async fn state(State(app): State<App>, Path(name): Path<String>) -> Answer {
     exists(&name)?;
     let all = expand::expand_all(&app)?;
@@ -142,14 +170,16 @@ pub(super) async fn state(State(app): State<App>, Path(name): Path<String>) -> A
     Ok(sync(ProjectState { resources }))
 }
 
-/// A server on its own.
+/// Shows the cluster: this is a server on its own.
+#[utoipa::path(get, path = "/1.0/cluster", responses(Tagged<Cluster>))]
 pub(super) async fn cluster() -> Response {
     let cluster = Cluster::default();
     let tag = etag(&cluster);
     tagged(cluster, &tag)
 }
 
-/// `GET /1.0/metadata/configuration`.
+/// Describes every configuration key.
+#[utoipa::path(get, path = "/1.0/metadata/configuration", responses(Sync<MetadataConfiguration>))]
 pub(super) async fn configuration() -> Response {
     sync(config::metadata_configuration())
 }

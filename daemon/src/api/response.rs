@@ -2,7 +2,6 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -149,21 +148,6 @@ pub fn if_match(headers: &HeaderMap, current: &str) -> Result<(), Error> {
         Kind::Changed,
         format!("ETag doesn't match: {wanted} vs {current}; read the object again and repeat the change"),
     ))
-}
-
-/// A JSON body, whatever the content type says; its failure names what is wrong with it.
-pub struct Input<T>(pub T);
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
-    type Rejection = Error;
-
-    async fn from_request(request: Request, _: &S) -> Result<Self, Error> {
-        let bytes = body_bytes(request.into_body()).await?;
-        if bytes.is_empty() {
-            return Err(Error::invalid("the request has no body: a JSON object is expected"));
-        }
-        Ok(Self(parse(&bytes)?))
-    }
 }
 
 /// Reads a small body whole.

@@ -5,32 +5,42 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use duet_client::api::{Server, ServerEnvironment, ServerPut, ServerStorageDriver};
+use duet_client::api::{Resources, Server, ServerEnvironment, ServerPut, ServerStorageDriver};
 
+use super::describe::{Empty, IfMatch, Many, Sync, Tagged, Text};
 use super::extensions::EXTENSIONS;
-use super::response::{Answer, Input, empty, etag, if_match, sync, tagged};
+use super::extract::Input;
+use super::response::{Answer, empty, etag, if_match, sync, tagged};
 use crate::app::App;
 use crate::config;
 use crate::error::{Error, blocking};
 use crate::instances::shutdown;
 
-/// `GET /`: which versions of the API there are.
+/// Lists the versions of the API.
+#[utoipa::path(get, path = "/", responses(Sync<Many<Text>>))]
 pub(super) async fn versions() -> Response {
     sync(["/1.0"])
 }
 
-/// `GET /internal/ready`, which `admin waitready` asks: the socket is there only when the daemon is ready.
+/// Answers once the daemon is ready.
+///
+/// The socket is there only then. `admin waitready` asks this.
+#[utoipa::path(get, path = "/internal/ready", responses(Empty))]
 pub(super) async fn ready() -> Response {
     empty()
 }
 
-/// `GET /1.0/resources`.
+/// Shows the host's hardware.
+#[utoipa::path(get, path = "/1.0/resources", responses(Sync<Resources>))]
 pub(super) async fn resources() -> Answer {
     let found = blocking(|| Ok::<_, Error>(crate::resources::read())).await?;
     Ok(sync(found))
 }
 
-/// `PUT /internal/shutdown`, which `admin shutdown` asks: stops all instances, then the daemon.
+/// Stops all instances, then the daemon.
+///
+/// `admin shutdown` asks for this.
+#[utoipa::path(put, path = "/internal/shutdown", responses(Empty))]
 pub(super) async fn shutdown(State(app): State<App>) -> Answer {
     let stopping = app.clone();
     // A client that goes away changes nothing.
@@ -43,7 +53,8 @@ pub(super) async fn shutdown(State(app): State<App>) -> Answer {
     Ok(empty())
 }
 
-/// `GET /1.0`.
+/// Shows the server: its configuration, what it can do and where it runs.
+#[utoipa::path(get, path = "/1.0", responses(Tagged<Server>))]
 pub(super) async fn get(State(app): State<App>) -> Answer {
     let config = app.inventory.server_config()?;
     let tag = etag(&config);
@@ -120,7 +131,8 @@ fn os_release() -> (String, String) {
     (field("NAME"), field("VERSION_ID"))
 }
 
-/// `PUT /1.0`: replaces the server's keys.
+/// Replaces the server's configuration.
+#[utoipa::path(put, path = "/1.0", params(IfMatch), request_body = ServerPut, responses(Empty))]
 pub(super) async fn put(State(app): State<App>, headers: HeaderMap, Input(body): Input<ServerPut>) -> Answer {
     let _turn = app.edits.lock().await;
     let current = app.inventory.server_config()?;
@@ -128,7 +140,10 @@ pub(super) async fn put(State(app): State<App>, headers: HeaderMap, Input(body):
     store(&app, body.config).await
 }
 
-/// `PATCH /1.0`: merges keys; an empty value removes one.
+/// Merges keys into the server's configuration.
+///
+/// An empty value removes a key.
+#[utoipa::path(patch, path = "/1.0", params(IfMatch), request_body = ServerPut, responses(Empty))]
 pub(super) async fn patch(State(app): State<App>, headers: HeaderMap, Input(body): Input<ServerPut>) -> Answer {
     let _turn = app.edits.lock().await;
     let mut config = app.inventory.server_config()?;

@@ -1,14 +1,17 @@
 //! `/1.0/instances/{name}/snapshots`.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use duet_client::api::{
-    InstanceSnapshotPatch, InstanceSnapshotPost, InstanceSnapshotPut, InstanceSnapshotsPost, Timestamp,
+    InstanceSnapshot, InstanceSnapshotPatch, InstanceSnapshotPost, InstanceSnapshotPut, InstanceSnapshotsPost,
+    Timestamp,
 };
 
-use super::Recursion;
+use super::Depth;
+use super::describe::{Accepted, IfMatch, InstanceName, Listing, SnapshotName, Tagged};
+use super::extract::{Input, Path, Query};
 use super::instances::spawn;
-use super::response::{Answer, Input, accepted, etag, if_match, sync, tagged};
+use super::response::{Answer, accepted, etag, if_match, sync, tagged};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::instances::lifecycle::Request;
@@ -22,7 +25,14 @@ fn find(app: &App, name: &str, wanted: &str) -> Result<SnapshotRow> {
     snapshot::find(app, &row, wanted)
 }
 
-pub(super) async fn list(State(app): State<App>, Path(name): Path<String>, Query(query): Query<Recursion>) -> Answer {
+/// Lists the snapshots of an instance.
+#[utoipa::path(
+    get,
+    path = "/1.0/instances/{name}/snapshots",
+    params(InstanceName, Depth),
+    responses(Listing<InstanceSnapshot>)
+)]
+pub(super) async fn list(State(app): State<App>, Path(name): Path<String>, Query(query): Query<Depth>) -> Answer {
     let row = expand::find_row(&app, &name)?;
     let snapshots = app.inventory.snapshots(row.id)?;
     if query.deep() {
@@ -31,6 +41,13 @@ pub(super) async fn list(State(app): State<App>, Path(name): Path<String>, Query
     Ok(sync(snapshots.iter().map(|s| snapshot::path(&name, &s.name)).collect::<Vec<_>>()))
 }
 
+/// Shows a snapshot.
+#[utoipa::path(
+    get,
+    path = "/1.0/instances/{name}/snapshots/{snapshot}",
+    params(InstanceName, SnapshotName),
+    responses(Tagged<InstanceSnapshot>)
+)]
 pub(super) async fn get(State(app): State<App>, Path((name, wanted)): Path<(String, String)>) -> Answer {
     let found = find(&app, &name, &wanted)?;
     let tag = etag(&found.expires_at);
@@ -38,6 +55,14 @@ pub(super) async fn get(State(app): State<App>, Path((name, wanted)): Path<(Stri
     Ok(tagged(rendered.into_iter().next(), &tag))
 }
 
+/// Takes a snapshot.
+#[utoipa::path(
+    post,
+    path = "/1.0/instances/{name}/snapshots",
+    params(InstanceName),
+    request_body = InstanceSnapshotsPost,
+    responses(Accepted)
+)]
 pub(super) async fn create(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -58,6 +83,14 @@ pub(super) async fn create(
     Ok(accepted(&operation))
 }
 
+/// Says when a snapshot ends.
+#[utoipa::path(
+    put,
+    path = "/1.0/instances/{name}/snapshots/{snapshot}",
+    params(InstanceName, SnapshotName, IfMatch),
+    request_body = InstanceSnapshotPut,
+    responses(Accepted)
+)]
 pub(super) async fn put(
     State(app): State<App>,
     Path(of): Path<(String, String)>,
@@ -67,6 +100,14 @@ pub(super) async fn put(
     edit(&app, of, headers, Some(body.expires_at))
 }
 
+/// Changes when a snapshot ends, where that is present.
+#[utoipa::path(
+    patch,
+    path = "/1.0/instances/{name}/snapshots/{snapshot}",
+    params(InstanceName, SnapshotName, IfMatch),
+    request_body = InstanceSnapshotPatch,
+    responses(Accepted)
+)]
 pub(super) async fn patch(
     State(app): State<App>,
     Path(of): Path<(String, String)>,
@@ -91,6 +132,14 @@ fn edit(app: &App, (name, wanted): (String, String), headers: HeaderMap, expires
     Ok(accepted(&operation))
 }
 
+/// Renames a snapshot.
+#[utoipa::path(
+    post,
+    path = "/1.0/instances/{name}/snapshots/{snapshot}",
+    params(InstanceName, SnapshotName),
+    request_body = InstanceSnapshotPost,
+    responses(Accepted)
+)]
 pub(super) async fn rename(
     State(app): State<App>,
     Path((name, wanted)): Path<(String, String)>,
@@ -107,6 +156,13 @@ pub(super) async fn rename(
     Ok(accepted(&operation))
 }
 
+/// Deletes a snapshot.
+#[utoipa::path(
+    delete,
+    path = "/1.0/instances/{name}/snapshots/{snapshot}",
+    params(InstanceName, SnapshotName),
+    responses(Accepted)
+)]
 pub(super) async fn delete(State(app): State<App>, Path((name, wanted)): Path<(String, String)>) -> Answer {
     find(&app, &name, &wanted)?;
     let plan = Plan::new("Deleting snapshot").instance(&name);

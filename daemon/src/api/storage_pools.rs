@@ -1,6 +1,6 @@
 //! `/1.0/storage-pools`.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use duet_client::api::{
     StoragePool, StoragePoolPatch, StoragePoolPut, StoragePoolResources, StoragePoolUsage, StoragePoolsPost,
@@ -8,7 +8,9 @@ use duet_client::api::{
 use serde_json::Value;
 
 use super::Recursion;
-use super::response::{Answer, Input, created, empty, etag, if_match, sync, tagged};
+use super::describe::{Conflict, Created, Empty, IfMatch, Listing, PoolName, Sync, Tagged};
+use super::extract::{Input, Path, Query};
+use super::response::{Answer, created, empty, etag, if_match, sync, tagged};
 use crate::app::App;
 use crate::error::{Error, Result, blocking};
 use crate::inventory::PoolRow;
@@ -39,6 +41,8 @@ fn writable(pool: &StoragePool) -> StoragePoolPut {
     StoragePoolPut { config: pool.config.clone(), description: pool.description.clone() }
 }
 
+/// Lists the storage pools.
+#[utoipa::path(get, path = "/1.0/storage-pools", params(Recursion), responses(Listing<StoragePool>))]
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
     let rows = app.inventory.pools()?;
     if query.all_paths() {
@@ -48,12 +52,16 @@ pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>)
     query.answer(pools, |pool| format!("/1.0/storage-pools/{}", pool.name))
 }
 
+/// Shows a storage pool.
+#[utoipa::path(get, path = "/1.0/storage-pools/{name}", params(PoolName), responses(Tagged<StoragePool>))]
 pub(super) async fn get(State(app): State<App>, Path(name): Path<String>) -> Answer {
     let pool = find(&app, &name)?;
     let tag = etag(&writable(&pool));
     Ok(tagged(pool, &tag))
 }
 
+/// Makes a storage pool.
+#[utoipa::path(post, path = "/1.0/storage-pools", request_body = StoragePoolsPost, responses(Created, Conflict))]
 pub(super) async fn create(State(app): State<App>, Input(body): Input<StoragePoolsPost>) -> Answer {
     pools::create(&app, &body.name, &body.driver, body.description, body.config).await?;
     let path = format!("/1.0/storage-pools/{}", body.name);
@@ -73,6 +81,14 @@ async fn store(app: &App, name: &str, description: String, mut config: super::BT
     Ok(empty())
 }
 
+/// Replaces a storage pool's configuration.
+#[utoipa::path(
+    put,
+    path = "/1.0/storage-pools/{name}",
+    params(PoolName, IfMatch),
+    request_body = StoragePoolPut,
+    responses(Empty)
+)]
 pub(super) async fn put(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -84,6 +100,14 @@ pub(super) async fn put(
     store(&app, &name, body.description, body.config).await
 }
 
+/// Changes what is present of a storage pool's configuration.
+#[utoipa::path(
+    patch,
+    path = "/1.0/storage-pools/{name}",
+    params(PoolName, IfMatch),
+    request_body = StoragePoolPatch,
+    responses(Empty)
+)]
 pub(super) async fn patch(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -97,12 +121,21 @@ pub(super) async fn patch(
     store(&app, &name, body.description.unwrap_or(next.description), next.config).await
 }
 
+/// Deletes a storage pool that nothing uses.
+#[utoipa::path(delete, path = "/1.0/storage-pools/{name}", params(PoolName), responses(Empty))]
 pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>) -> Answer {
     pools::delete(&app, &name).await?;
     app.events.lifecycle("storage-pool-deleted", format!("/1.0/storage-pools/{name}"), Value::Null);
     Ok(empty())
 }
 
+/// Shows how full a storage pool is.
+#[utoipa::path(
+    get,
+    path = "/1.0/storage-pools/{name}/resources",
+    params(PoolName),
+    responses(Sync<StoragePoolResources>)
+)]
 pub(super) async fn resources(State(app): State<App>, Path(name): Path<String>) -> Answer {
     if app.inventory.pool(&name)?.is_none() {
         return Err(Error::not_found("Storage pool not found"));

@@ -1,10 +1,12 @@
 //! `/1.0/warnings`.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use duet_client::api::{Warning, WarningPut};
 
 use super::Recursion;
-use super::response::{Answer, Input, empty, etag, tagged};
+use super::describe::{Empty, Listing, Tagged, WarningId};
+use super::extract::{Input, Path, Query};
+use super::response::{Answer, empty, etag, tagged};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::inventory::{self, WarningRow};
@@ -29,17 +31,29 @@ fn find(app: &App, uuid: &str) -> Result<WarningRow> {
     app.inventory.warning(uuid)?.ok_or_else(|| Error::not_found("Warning not found"))
 }
 
+/// Lists the warnings.
+#[utoipa::path(get, path = "/1.0/warnings", params(Recursion), responses(Listing<Warning>))]
 pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>) -> Answer {
     let warnings = app.inventory.warnings()?.into_iter().map(wire).collect();
     query.answer(warnings, |warning: &duet_client::api::Warning| format!("/1.0/warnings/{}", warning.uuid))
 }
 
+/// Shows a warning.
+#[utoipa::path(get, path = "/1.0/warnings/{uuid}", params(WarningId), responses(Tagged<Warning>))]
 pub(super) async fn get(State(app): State<App>, Path(uuid): Path<String>) -> Answer {
     let warning = wire(find(&app, &uuid)?);
     let tag = etag(&warning);
     Ok(tagged(warning, &tag))
 }
 
+/// Acknowledges a warning, or makes it new again.
+#[utoipa::path(
+    method(put, patch),
+    path = "/1.0/warnings/{uuid}",
+    params(WarningId),
+    request_body = WarningPut,
+    responses(Empty)
+)]
 pub(super) async fn put(State(app): State<App>, Path(uuid): Path<String>, Input(body): Input<WarningPut>) -> Answer {
     find(&app, &uuid)?;
     if !matches!(body.status.as_str(), "new" | "acknowledged") {
@@ -49,6 +63,8 @@ pub(super) async fn put(State(app): State<App>, Path(uuid): Path<String>, Input(
     Ok(empty())
 }
 
+/// Deletes a warning.
+#[utoipa::path(delete, path = "/1.0/warnings/{uuid}", params(WarningId), responses(Empty))]
 pub(super) async fn delete(State(app): State<App>, Path(uuid): Path<String>) -> Answer {
     find(&app, &uuid)?;
     app.inventory.write(move |tx| inventory::warnings::delete(tx, &uuid)).await?;
