@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::conformance;
+use crate::{conformance, openapi};
 
 /// How long an answer may take. Operations are waited for with requests that themselves wait.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -93,7 +93,8 @@ impl<'a> Request<'a> {
         self.header("Content-Type", "application/json").body(value.to_string())
     }
 
-    /// Sends it over a connection of its own, reads the whole answer and asserts that it is one that Incus might give.
+    /// Sends it over a connection of its own, reads the whole answer and asserts that it is one that Incus might give and
+    /// that Duet says it gives.
     #[track_caller]
     pub fn send(self) -> Response {
         let (method, path) = (self.method.to_owned(), self.path.clone());
@@ -103,6 +104,7 @@ impl<'a> Request<'a> {
         {
             conformance::assert_conforms(&method, &path, response.status, &body);
         }
+        openapi::assert_described(&method, &path, &response);
         response
     }
 
@@ -121,7 +123,7 @@ impl<'a> Request<'a> {
         stream.write_all(head.as_bytes())?;
         // A daemon may refuse a body before it has read it; its answer is what counts then.
         let sent = stream.write_all(&self.body);
-        match read_response(&mut BufReader::new(stream)) {
+        match read_response(self.method, &mut BufReader::new(stream)) {
             Err(_) if sent.is_err() => sent.map(|()| unreachable!("it is an error")),
             answer => answer,
         }
@@ -176,9 +178,13 @@ pub(crate) fn read_head(reader: &mut impl BufRead) -> std::io::Result<(u16, Vec<
     }
 }
 
-fn read_response(reader: &mut impl BufRead) -> std::io::Result<Response> {
+fn read_response(method: &str, reader: &mut impl BufRead) -> std::io::Result<Response> {
     let (status, headers) = read_head(reader)?;
     let mut response = Response { status, headers, body: Vec::new() };
+    if method == "HEAD" {
+        // Its headers are those of the body that a GET would have.
+        return Ok(response);
+    }
     if response.header("transfer-encoding").is_some_and(|value| value.contains("chunked")) {
         read_chunks(reader, &mut response.body)?;
     } else if let Some(length) = response.header("content-length").and_then(|length| length.parse().ok()) {

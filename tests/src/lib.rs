@@ -27,6 +27,7 @@ pub mod images;
 pub mod leaks;
 pub mod machine;
 pub mod net;
+pub mod openapi;
 pub mod processes;
 pub mod proxy;
 pub mod sweep;

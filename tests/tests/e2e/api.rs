@@ -242,6 +242,47 @@ fn an_event_stream_holds_what_was_asked_for() {
 }
 
 #[test]
+fn the_document_describes_what_is_served() {
+    let host = Host::empty();
+    let answer = host.request("GET", "/1.0/openapi.json", None);
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
+    let document = answer.json();
+    let spec: oas3::Spec = serde_json::from_value(document.clone()).unwrap();
+    let version = spec.validate_version().unwrap();
+    assert_eq!((version.major, version.minor), (3, 1));
+    assert!(spec.operations().count() > 90, "only {} operations", spec.operations().count());
+    for (path, method, _) in spec.operations() {
+        let (method, at) = (method.to_string(), path.replace('{', "no-").replace('}', ""));
+        // What would bring the daemon down is no question.
+        if at == "/internal/shutdown" {
+            continue;
+        }
+        let answer = Request::new(&host.socket(), &method, &at).send();
+        // Whatever is wrong with the request, it is for this path and method.
+        let body = String::from_utf8_lossy(&answer.body);
+        let unknown = body.contains("there is nothing at") || body.contains("is not served at");
+        assert!(!unknown, "{method} {at}: {body}");
+        if method == "GET" && !path.contains('{') && path != "/1.0/events" {
+            assert_eq!(answer.status, 200, "GET {path}: {body}");
+            host.request("GET", &format!("{path}?recursion=2"), None);
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_read_of_a_request_is_refused_in_the_envelope() {
+    let host = Host::empty();
+    for target in [
+        "/1.0/instances/c1/wait?for=running&timeout=soon",
+        "/1.0/instances?recursion=1&recursion=2",
+        "/1.0/instances/%ff",
+        "/1.0/images/aliases/%ff",
+    ] {
+        host.request("GET", target, None).refused(400, "");
+    }
+}
+
+#[test]
 fn the_configuration_keys_are_described() {
     let host = Host::empty();
     let described = host.get("/1.0/metadata/configuration");
