@@ -153,7 +153,8 @@ impl Connection {
             "{method} {path} HTTP/1.1\r\nHost: duet\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        let answer = self.reader.get_mut().write_all(request.as_bytes()).and_then(|()| read_response(&mut self.reader));
+        let sent = self.reader.get_mut().write_all(request.as_bytes());
+        let answer = sent.and_then(|()| read_response(method, &mut self.reader));
         answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 }
