@@ -1,13 +1,13 @@
 //! `/1.0/instances/{name}/console`.
 
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderValue, header};
 use axum::response::IntoResponse;
 use duet_client::api::InstanceConsolePost;
 
 use super::describe::{Accepted, Bytes, Conflict, Empty, InstanceName};
 use super::extract::{Input, Path};
-use super::response::{Answer, accepted, empty};
+use super::response::{Answer, accepted, disposition, empty};
 use crate::app::App;
 use crate::instances::console;
 
@@ -34,7 +34,11 @@ pub(super) async fn attach(
 #[utoipa::path(get, path = "/1.0/instances/{name}/console", params(InstanceName), responses(Bytes))]
 pub(super) async fn log(State(app): State<App>, Path(name): Path<String>) -> Answer {
     let bytes = console::log(&app, &name).await?;
-    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        (header::CONTENT_DISPOSITION, disposition("console.log")),
+    ];
+    Ok((headers, bytes).into_response())
 }
 
 /// Empties the console's log.

@@ -17,7 +17,7 @@ use utoipa::IntoParams;
 
 use super::describe::{ContentTooLarge, Empty, FileContent, FileFacts, FileHead, Forbidden, Force, InstanceName};
 use super::extract::{Path, Query};
-use super::response::{Answer, empty, sync};
+use super::response::{Answer, disposition, empty, sync};
 use crate::app::App;
 use crate::error::{Error, Result, blocking};
 use crate::instances::files::{Files, failure, open};
@@ -115,6 +115,10 @@ pub(super) async fn get(State(app): State<App>, Path(name): Path<String>, Query(
     })
     .await?;
     let mut headers = describe(&stat, kind)?;
+    let download = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        (header::CONTENT_DISPOSITION, disposition(path.rsplit('/').next().unwrap_or_default())),
+    ];
     match kind {
         FileKind::Directory => {
             let names = blocking(move || {
@@ -136,7 +140,7 @@ pub(super) async fn get(State(app): State<App>, Path(name): Path<String>, Query(
         FileKind::Symlink => {
             let target = blocking(move || files.session.read_link(&path).map_err(|e| failure(&e))).await?;
             use std::os::unix::ffi::OsStringExt;
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+            headers.extend(download);
             Ok((headers, target.into_os_string().into_vec()).into_response())
         }
         FileKind::File => {
@@ -148,7 +152,7 @@ pub(super) async fn get(State(app): State<App>, Path(name): Path<String>, Query(
             })
             .await?;
             let mut headers = describe(&opened.stat, kind)?;
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+            headers.extend(download);
             let size = announced(&opened.stat);
             if let Some(size) = size {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));

@@ -61,8 +61,9 @@ pub(super) async fn create(State(app): State<App>, Input(body): Input<ImageAlias
         description: body.description,
         kind: image.kind,
     };
+    let target = row.fingerprint.clone();
     app.inventory.write(move |tx| row.insert(tx)).await.map_err(|e| taken(e, &body.name))?;
-    app.events.lifecycle("image-alias-created", path(&body.name), Value::Null);
+    app.events.lifecycle("image-alias-created", path(&body.name), json!({ "target": target }));
     Ok(created(&path(&body.name)))
 }
 
@@ -98,8 +99,9 @@ pub(super) async fn put(
     if_match(&headers, &etag(&wire(row.clone())))?;
     row.fingerprint = images::find(&app, &body.target)?.fingerprint;
     row.description = body.description;
+    let target = row.fingerprint.clone();
     store(&app, &name, row).await?;
-    app.events.lifecycle("image-alias-updated", path(&name), Value::Null);
+    app.events.lifecycle("image-alias-updated", path(&name), json!({ "target": target }));
     Ok(empty())
 }
 
@@ -124,8 +126,9 @@ pub(super) async fn patch(
         row.fingerprint = images::find(&app, &target)?.fingerprint;
     }
     row.description = body.description.unwrap_or(row.description);
+    let target = row.fingerprint.clone();
     store(&app, &name, row).await?;
-    app.events.lifecycle("image-alias-updated", path(&name), Value::Null);
+    app.events.lifecycle("image-alias-updated", path(&name), json!({ "target": target }));
     Ok(empty())
 }
 

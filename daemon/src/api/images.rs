@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use duet_client::api::{self, Image, ImageAlias, ImagePatch, ImagePut, ImagesPost, Timestamp};
 use futures_util::StreamExt;
@@ -15,7 +15,7 @@ use tokio_util::io::ReaderStream;
 use super::Recursion;
 use super::describe::{Accepted, Empty, Fingerprint, IfMatch, ImageFacts, ImageFiles, ImageForm, Listing, Tagged};
 use super::extract::{Input, Path, Query};
-use super::response::{Answer, accepted, body_bytes, empty, etag, if_match, parse, sync, tagged};
+use super::response::{Answer, accepted, body_bytes, disposition, empty, etag, if_match, parse, sync, tagged};
 use crate::app::App;
 use crate::config;
 use crate::error::{Context, Error, Result};
@@ -366,7 +366,7 @@ pub(super) async fn export(State(app): State<App>, Path(fingerprint): Path<Strin
         let headers = [
             (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
             (header::CONTENT_LENGTH, HeaderValue::from(length)),
-            (header::CONTENT_DISPOSITION, disposition(&meta_name)?),
+            (header::CONTENT_DISPOSITION, disposition(&meta_name)),
         ];
         return Ok((headers, Body::from_stream(ReaderStream::with_capacity(meta, 256 << 10))).into_response());
     };
@@ -383,11 +383,7 @@ pub(super) async fn export(State(app): State<App>, Path(fingerprint): Path<Strin
     let last = std::io::Cursor::new(format!("\r\n--{boundary}--\r\n"));
     let body = first.chain(meta).chain(second).chain(rootfs).chain(last);
     let kind = HeaderValue::from_str(&format!("multipart/form-data; boundary={boundary}")).map_err(Error::internal)?;
-    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(ReaderStream::with_capacity(body, 256 << 10)))
-        .into_response())
-}
-
-/// A Content-Disposition header (RFC 6266).
-fn disposition(file: &str) -> Result<HeaderValue> {
-    HeaderValue::from_str(&format!("inline;filename={file}")).map_err(Error::internal)
+    let headers =
+        [(header::CONTENT_TYPE, kind), (HeaderName::from_static("x-incus-type"), HeaderValue::from_static("incus"))];
+    Ok((headers, Body::from_stream(ReaderStream::with_capacity(body, 256 << 10))).into_response())
 }

@@ -133,6 +133,13 @@ pub fn etag(value: &impl Serialize) -> String {
     tag
 }
 
+/// The Content-Disposition of a file of this name (RFC 6266). What a header cannot hold of it is replaced.
+pub fn disposition(file: &str) -> HeaderValue {
+    let plain: String =
+        file.chars().map(|c| if c.is_ascii_graphic() && !"\"\\;".contains(c) { c } else { '_' }).collect();
+    HeaderValue::from_str(&format!("inline;filename={plain}")).unwrap_or_else(|_| HeaderValue::from_static("inline"))
+}
+
 /// Refuses a change that was made against an older state (RFC 9110, 13.1.1). Without the header anything goes.
 ///
 /// # Errors

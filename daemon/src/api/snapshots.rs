@@ -76,7 +76,9 @@ pub(super) async fn create(
         Some(at) if at.is_set() => Ends::At(at.0),
         Some(_) => Ends::Never,
     };
-    let plan = Plan::new("Snapshotting instance").instance(&name);
+    let plan = Plan::new("Snapshotting instance");
+    // One without a name gets it when it is taken.
+    let plan = if body.name.is_empty() { plan.instance(&name) } else { plan.snapshot(&name, &body.name) };
     let operation = spawn(&app, plan, name, Request::Snapshot, async move |app, held, name| {
         snapshot::take(&app, &held, &name, &body.name, ends).await.map(drop)
     })?;
@@ -120,7 +122,7 @@ pub(super) async fn patch(
 /// Says when a snapshot ends. None leaves that as it is.
 fn edit(app: &App, (name, wanted): (String, String), headers: HeaderMap, expires_at: Option<Timestamp>) -> Answer {
     if_match(&headers, &etag(&find(app, &name, &wanted)?.expires_at))?;
-    let plan = Plan::new("Updating snapshot").instance(&name);
+    let plan = Plan::new("Updating snapshot").snapshot(&name, &wanted);
     let working = app.clone();
     let operation = app.operations.spawn(plan, |_| async move {
         let _turn = working.edits.lock().await;
@@ -149,7 +151,7 @@ pub(super) async fn rename(
     if body.migration {
         return Err(Error::invalid("copying snapshots to other servers is not served"));
     }
-    let plan = Plan::new("Renaming snapshot").instance(&name);
+    let plan = Plan::new("Renaming snapshot").snapshot(&name, &wanted);
     let working = app.clone();
     let operation =
         app.operations.spawn(plan, |_| async move { snapshot::rename(&working, &name, &wanted, &body.name).await });
@@ -165,7 +167,7 @@ pub(super) async fn rename(
 )]
 pub(super) async fn delete(State(app): State<App>, Path((name, wanted)): Path<(String, String)>) -> Answer {
     find(&app, &name, &wanted)?;
-    let plan = Plan::new("Deleting snapshot").instance(&name);
+    let plan = Plan::new("Deleting snapshot").snapshot(&name, &wanted);
     let working = app.clone();
     let operation = app.operations.spawn(plan, |_| async move { snapshot::delete(&working, &name, &wanted).await });
     Ok(accepted(&operation))

@@ -210,7 +210,11 @@ async fn unpack_into(
 /// The inventory's.
 pub async fn delete(app: &App, row: &ImageRow) -> Result<()> {
     let gone = row.fingerprint.clone();
+    let aliases = app.inventory.aliases()?.into_iter().filter(|alias| alias.fingerprint == row.fingerprint);
     app.inventory.write(move |tx| inventory::images::delete(tx, &gone)).await?;
+    for alias in aliases {
+        app.events.lifecycle("image-alias-deleted", format!("/1.0/images/aliases/{}", alias.name), Value::Null);
+    }
     let files = files(app, row);
     for file in std::iter::once(&files.meta).chain(&files.rootfs) {
         match std::fs::remove_file(file) {

@@ -216,7 +216,13 @@ async fn interactive(
     operation: Arc<Operation>,
 ) -> Result<()> {
     let mut terminal = connected(terminal, &operation).await?;
-    let mut session = begin(&live, request, None, &operation).await?;
+    let mut session = match begin(&live, request, None, &operation).await {
+        Ok(session) => session,
+        Err(error) => {
+            close(terminal).await;
+            return Err(error);
+        }
+    };
     let pty = session.pty.take().ok_or_else(|| Error::internal("the monitor gave no terminal"))?;
     let pty = Arc::new(Pty::new(pty)?);
     let controlled = tokio::spawn(serve_control(control, Arc::clone(&session.monitor), Some(Arc::clone(&pty))));
@@ -294,7 +300,15 @@ async fn piped(
     let (input_read, input_write) = pipe_pair()?;
     let (output_read, output_write) = pipe_pair()?;
     let (error_read, error_write) = pipe_pair()?;
-    let mut session = begin(&live, request, Some([input_read, output_write, error_write]), &operation).await?;
+    let stdio = [input_read, output_write, error_write];
+    let mut session = match begin(&live, request, Some(stdio), &operation).await {
+        Ok(session) => session,
+        Err(error) => {
+            close(stdout).await;
+            close(stderr).await;
+            return Err(error);
+        }
+    };
     let controlled = tokio::spawn(serve_control(control, Arc::clone(&session.monitor), None));
     let input = tokio::spawn(feed(stdin, pipe::Sender::from_owned_fd(input_write)?));
     let output = tokio::spawn(drain(stdout, pipe::Receiver::from_owned_fd(output_read)?, session.ended.clone()));

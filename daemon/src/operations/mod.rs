@@ -52,6 +52,13 @@ impl Plan {
         self.resource("instances", format!("/1.0/instances/{name}"))
     }
 
+    /// Names an instance and a snapshot of it that it touches.
+    #[must_use]
+    pub fn snapshot(self, instance: &str, snapshot: &str) -> Self {
+        self.instance(instance)
+            .resource("instances_snapshots", format!("/1.0/instances/{instance}/snapshots/{snapshot}"))
+    }
+
     /// Names anything that it touches.
     #[must_use]
     pub fn resource(mut self, sort: &str, path: String) -> Self {
