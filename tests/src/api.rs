@@ -110,9 +110,27 @@ impl<'a> Request<'a> {
 
     /// As [`send`](Self::send), for a daemon that may not be there.
     pub fn try_send(self) -> std::io::Result<Response> {
+        let (mut reader, sent) = self.put_out("close")?;
+        match read_response(self.method, &mut reader) {
+            Err(_) if sent.is_err() => sent.map(|()| unreachable!("it is an error")),
+            answer => answer,
+        }
+    }
+
+    /// Asks to switch to another protocol. Gives the answer's head, and the connection behind it.
+    pub fn upgrade(self, protocol: &str) -> std::io::Result<(Response, BufReader<UnixStream>)> {
+        let (mut reader, sent) = self.header("Upgrade", protocol).put_out("Upgrade")?;
+        sent?;
+        let (status, headers) = read_head(&mut reader)?;
+        Ok((Response { status, headers, body: Vec::new() }, reader))
+    }
+
+    /// Sends it. A daemon may refuse a body before it has read it; its answer is what counts then, so that how the
+    /// sending of the body went is given beside.
+    fn put_out(&self, connection: &str) -> std::io::Result<(BufReader<UnixStream>, std::io::Result<()>)> {
         let mut stream = UnixStream::connect(self.socket)?;
         stream.set_read_timeout(Some(DEADLINE))?;
-        let mut head = format!("{} {} HTTP/1.1\r\nHost: duet\r\nConnection: close\r\n", self.method, self.path);
+        let mut head = format!("{} {} HTTP/1.1\r\nHost: duet\r\nConnection: {connection}\r\n", self.method, self.path);
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -121,12 +139,8 @@ impl<'a> Request<'a> {
         }
         head.push_str("\r\n");
         stream.write_all(head.as_bytes())?;
-        // A daemon may refuse a body before it has read it; its answer is what counts then.
         let sent = stream.write_all(&self.body);
-        match read_response(self.method, &mut BufReader::new(stream)) {
-            Err(_) if sent.is_err() => sent.map(|()| unreachable!("it is an error")),
-            answer => answer,
-        }
+        Ok((BufReader::new(stream), sent))
     }
 }
 

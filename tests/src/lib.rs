@@ -31,6 +31,7 @@ pub mod openapi;
 pub mod processes;
 pub mod proxy;
 pub mod sweep;
+pub mod traces;
 pub mod wait;
 pub mod websocket;
 

@@ -1,11 +1,12 @@
 //! The daemon's websockets: the event stream, and the streams of an operation.
 
-use std::io;
+use std::io::{self, BufReader};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 
 /// A websocket to the daemon.
@@ -22,6 +23,26 @@ impl Socket {
         let (inner, _) = tungstenite::client(format!("ws://duet{path}"), stream)
             .unwrap_or_else(|error| panic!("upgrading {path}: {error}"));
         Self { inner }
+    }
+
+    /// The websocket behind an answer that switched to it.
+    pub fn upgraded(reader: BufReader<UnixStream>) -> Self {
+        let read = reader.buffer().to_vec();
+        Self { inner: WebSocket::from_partially_read(reader.into_inner(), read, Role::Client, None) }
+    }
+
+    /// Sends any frame, unless the daemon closed already.
+    pub fn send_frame(&mut self, frame: Message) {
+        let _ = self.inner.send(frame);
+    }
+
+    /// The next frame of any kind; `None` when the connection ended or the deadline passed.
+    pub fn frame(&mut self, deadline: Duration) -> Option<Message> {
+        self.inner.get_ref().set_read_timeout(Some(deadline)).ok()?;
+        let frame = self.inner.read().ok()?;
+        // What the library answers by itself is queued and goes out with this.
+        let _ = self.inner.flush();
+        Some(frame)
     }
 
     /// Sends bytes.

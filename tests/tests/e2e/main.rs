@@ -29,3 +29,4 @@ mod snapshots;
 mod state;
 mod storage;
 mod updates;
+mod traces;
