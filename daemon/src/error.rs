@@ -4,6 +4,9 @@
 
 use std::fmt;
 
+/// The longest sentence that clients get, in bytes.
+const LONGEST: usize = 900;
+
 /// What sort of failure it is; each means one thing to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -65,6 +68,23 @@ impl Error {
     /// The host failed us.
     pub fn internal(message: impl fmt::Display) -> Self {
         Self::new(Kind::Internal, message.to_string())
+    }
+
+    /// The message as clients get it: on one line and of bounded length, whatever the request held that it quotes.
+    pub fn sentence(&self) -> String {
+        let mut line = String::with_capacity(self.message.len().min(LONGEST));
+        for c in self.message.chars() {
+            if line.len() >= LONGEST {
+                line.push_str(" ...");
+                break;
+            }
+            if c.is_control() {
+                line.extend(c.escape_default());
+            } else {
+                line.push(c);
+            }
+        }
+        line
     }
 
     /// The same failure with what was being done in front.
@@ -130,4 +150,36 @@ where
     F: FnOnce() -> std::result::Result<T, E> + Send + 'static,
 {
     tokio::task::spawn_blocking(work).await?.map_err(Into::into)
+}
+
+/// Runs `work`, which blocks for as long as a client likes, on a thread of its own. There are only so many workers for
+/// [`blocking`], and clients that read or send slowly would leave none to the others.
+///
+/// # Errors
+/// What `work` returned, or that it panicked.
+pub async fn at_leisure<T, F>(work: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T> + Send + 'static,
+{
+    let (done, outcome) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("transfer".to_owned())
+        .spawn(move || {
+            // Whoever asked may be gone.
+            let _ = done.send(work());
+        })
+        .doing("cannot start a thread")?;
+    outcome.await.map_err(|_| Error::internal("a transfer ended early"))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, LONGEST};
+
+    #[test]
+    fn a_sentence_is_one_line() {
+        assert_eq!(Error::invalid("no \"a\nb\0\"").sentence(), "no \"a\\nb\\u{0}\"");
+        assert_eq!(Error::invalid("é".repeat(LONGEST)).sentence().len(), LONGEST + " ...".len());
+    }
 }

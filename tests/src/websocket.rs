@@ -31,6 +31,13 @@ impl Socket {
         Self { inner: WebSocket::from_partially_read(reader.into_inner(), read, Role::Client, None) }
     }
 
+    /// Two hands on the same connection: what is read with the first, and what is sent with the second.
+    pub fn split(self) -> (Self, Self) {
+        let stream = self.inner.get_ref().try_clone().expect("a second descriptor");
+        let other = WebSocket::from_raw_socket(stream, Role::Client, None);
+        (self, Self { inner: other })
+    }
+
     /// Sends any frame, unless the daemon closed already.
     pub fn send_frame(&mut self, frame: Message) {
         let _ = self.inner.send(frame);

@@ -17,15 +17,15 @@ use utoipa::IntoParams;
 
 use super::describe::{ContentTooLarge, Empty, FileContent, FileFacts, FileHead, Forbidden, Force, InstanceName};
 use super::extract::{Path, Query};
-use super::response::{Answer, disposition, empty, sync};
+use super::response::{Answer, disposition, empty, sync, whole_body};
 use crate::app::App;
-use crate::error::{Error, Result, blocking};
+use crate::error::{Error, Result, at_leisure, blocking};
 use crate::instances::files::{Files, failure, open};
 
 /// Pieces of a file on their way between the service's thread and the connection.
-const IN_FLIGHT: usize = 4;
-/// Bytes of a piece.
-const PIECE: usize = 256 << 10;
+const IN_FLIGHT: usize = 2;
+/// Bytes of a piece. A client that does not read costs this some times over.
+const PIECE: usize = 64 << 10;
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -166,14 +166,15 @@ pub(super) async fn get(State(app): State<App>, Path(name): Path<String>, Query(
 /// none were, sends all there are.
 fn stream(headers: HeaderMap, mut files: Files, handle: Handle, path: String, size: Option<u64>) -> Response {
     let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(IN_FLIGHT);
-    tokio::task::spawn_blocking(move || {
+    tokio::spawn(at_leisure(move || {
         let mut out = Announced { sender, left: size.unwrap_or(u64::MAX) };
         if let Err(error) = files.session.read_handle_to(handle, std::path::Path::new(&path), &mut out) {
             let _ = out.sender.blocking_send(Err(io::Error::other(error.to_string())));
         } else if size.is_some() && out.left > 0 {
             let _ = out.sender.blocking_send(Err(io::Error::other("the file became shorter while it was read")));
         }
-    });
+        Ok(())
+    }));
     let pieces = futures_util::stream::unfold(receiver, |mut receiver| async move {
         let piece = receiver.recv().await?;
         Some((piece, receiver))
@@ -214,10 +215,11 @@ struct Wanted {
 }
 
 fn wanted(headers: &HeaderMap) -> Result<Wanted> {
-    let value = |name: &str| -> Option<&str> {
+    let value = |name: &str| -> Result<Option<&str>> {
         let lxd = name.replace("x-incus-", "x-lxd-");
-        let value = headers.get(name).or_else(|| headers.get(lxd.as_str()))?;
-        value.to_str().ok().filter(|v| !v.is_empty())
+        let Some(value) = headers.get(name).or_else(|| headers.get(lxd.as_str())) else { return Ok(None) };
+        let text = value.to_str().map_err(|_| Error::invalid(format!("{name}: what it says is not ASCII")))?;
+        Ok(Some(text).filter(|text| !text.is_empty()))
     };
     let id = |name: &str| -> Result<Option<u32>> {
         let parse = |text: &str| match text {
@@ -227,9 +229,9 @@ fn wanted(headers: &HeaderMap) -> Result<Wanted> {
                 text.parse().map(Some).map_err(|_| Error::invalid(format!("{name}: \"{text}\" is no user or group id")))
             }
         };
-        value(name).map_or(Ok(None), parse)
+        value(name)?.map_or(Ok(None), parse)
     };
-    let mode = match value(HEADER_MODE) {
+    let mode = match value(HEADER_MODE)? {
         None => None,
         Some(text) => Some(
             u32::from_str_radix(text, 8)
@@ -238,8 +240,8 @@ fn wanted(headers: &HeaderMap) -> Result<Wanted> {
                 .ok_or_else(|| Error::invalid(format!("{HEADER_MODE}: \"{text}\" is no octal mode such as 0644")))?,
         ),
     };
-    let kind = value(HEADER_TYPE).map_or(Ok(FileKind::File), str::parse);
-    let append = match value(HEADER_WRITE) {
+    let kind = value(HEADER_TYPE)?.map_or(Ok(FileKind::File), str::parse);
+    let append = match value(HEADER_WRITE)? {
         None | Some("overwrite") => false,
         Some("append") => true,
         Some(other) => {
@@ -271,6 +273,7 @@ pub(super) async fn post(
     request: Request,
 ) -> Answer {
     let path = query.path()?;
+    whole_body(request.headers())?;
     let wanted = wanted(request.headers())?;
     let mut files = open(&app, &name).await?;
     match wanted.kind {
@@ -339,15 +342,18 @@ impl Read for Incoming {
 
 async fn upload(mut files: Files, path: String, wanted: Wanted, body: Body) -> Result<()> {
     let (sender, receiver) = mpsc::channel(IN_FLIGHT);
-    let writing = tokio::task::spawn_blocking(move || -> Result<()> {
+    let writing = tokio::spawn(at_leisure(move || -> Result<()> {
         let exists = files.session.stat(&path).is_ok();
         let owner = if exists { wanted.owner } else { default_owner(wanted.owner) };
         let mode = wanted.mode.or((!exists).then_some(0o644));
         let options = WriteOptions { mode, owner, append: wanted.append };
         let mut incoming = Incoming { receiver, rest: Bytes::new() };
-        files.session.write_from(&path, &mut incoming, &options).map_err(|e| failure(&e))?;
-        Ok(())
-    });
+        match files.session.write_from(&path, &mut incoming, &options) {
+            // It is the client's end that broke.
+            Err(files::FileError::Transfer(error)) => Err(Error::invalid(format!("the upload broke off: {error}"))),
+            other => other.map(drop).map_err(|e| failure(&e)),
+        }
+    }));
     let mut pieces = body.into_data_stream();
     while let Some(piece) = pieces.next().await {
         // The writer has ended early: its own error says why.

@@ -15,7 +15,9 @@ use tokio_util::io::ReaderStream;
 use super::Recursion;
 use super::describe::{Accepted, Empty, Fingerprint, IfMatch, ImageFacts, ImageFiles, ImageForm, Listing, Tagged};
 use super::extract::{Input, Path, Query};
-use super::response::{Answer, accepted, body_bytes, disposition, empty, etag, if_match, parse, sync, tagged};
+use super::response::{
+    Answer, accepted, body_bytes, disposition, empty, etag, if_match, parse, sync, tagged, whole_body,
+};
 use crate::app::App;
 use crate::config;
 use crate::error::{Context, Error, Result};
@@ -185,6 +187,7 @@ pub(super) async fn delete(State(app): State<App>, Path(fingerprint): Path<Strin
     responses(Accepted)
 )]
 pub(super) async fn create(State(app): State<App>, request: Request) -> Answer {
+    whole_body(request.headers())?;
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
     if let Ok(boundary) = multer::parse_boundary(&kind) {
         return upload_form(app, request, boundary).await;

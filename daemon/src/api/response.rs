@@ -113,7 +113,7 @@ impl IntoResponse for Error {
             "status_code": 0,
             "operation": "",
             "error_code": status.as_u16(),
-            "error": self.message,
+            "error": self.sentence(),
             "metadata": Value::Null,
         });
         (status, Json(body)).into_response()
@@ -145,7 +145,9 @@ pub fn disposition(file: &str) -> HeaderValue {
 /// # Errors
 /// 412 where no tag of the header is `current`.
 pub fn if_match(headers: &HeaderMap, current: &str) -> Result<(), Error> {
-    let Some(wanted) = headers.get(header::IF_MATCH).and_then(|v| v.to_str().ok()) else { return Ok(()) };
+    let Some(wanted) = headers.get(header::IF_MATCH) else { return Ok(()) };
+    // What is no text is no tag of ours either.
+    let wanted = String::from_utf8_lossy(wanted.as_bytes());
     let plain = current.trim_matches('"');
     let matches = wanted.split(',').map(|t| t.trim().trim_start_matches("W/").trim_matches('"'));
     if wanted.trim().is_empty() || matches.into_iter().any(|t| t == "*" || t == plain) {
@@ -155,6 +157,22 @@ pub fn if_match(headers: &HeaderMap, current: &str) -> Result<(), Error> {
         Kind::Changed,
         format!("ETag doesn't match: {wanted} vs {current}; read the object again and repeat the change"),
     ))
+}
+
+/// Refuses a part of a body, and one that is not what it is to become (RFC 9110, 14.5 and 8.4): taken as they are they
+/// would become the whole.
+///
+/// # Errors
+/// With the header that says so.
+pub fn whole_body(headers: &HeaderMap) -> Result<(), Error> {
+    if headers.contains_key(header::CONTENT_RANGE) {
+        return Err(Error::invalid("Content-Range: parts of a body are not taken; send all of it"));
+    }
+    match headers.get(header::CONTENT_ENCODING) {
+        None => Ok(()),
+        Some(encoding) if encoding == "identity" => Ok(()),
+        Some(_) => Err(Error::invalid("Content-Encoding: an encoded body is not taken; send it as it is")),
+    }
 }
 
 /// Reads a small body whole.
@@ -179,5 +197,13 @@ pub async fn body_bytes(body: Body) -> Result<axum::body::Bytes, Error> {
 /// # Errors
 /// 400 with serde's words.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    // RFC 8259, 8.1; serde looks only at the members that it knows.
+    if let Err(error) = std::str::from_utf8(bytes) {
+        return Err(Error::invalid(format!("the body is not UTF-8: {error}")));
+    }
+    // Serde takes a list for an object's members in their order.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Error::invalid("the body is a list: a JSON object is expected"));
+    }
     serde_json::from_slice(bytes).map_err(|e| Error::invalid(format!("the body is not what is expected here: {e}")))
 }

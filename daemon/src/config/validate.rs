@@ -108,6 +108,10 @@ pub fn validate_server_config(config: &ConfigMap) -> Result<(), ConfigError> {
 
 fn check_keys(scope: Scope, config: &ConfigMap, kind: Option<InstanceKind>) -> Result<(), ConfigError> {
     for (key, text) in config {
+        if key.contains(char::is_control) {
+            let problem = ValueError::senseless(key, "a key has no control characters");
+            return Err(ConfigError::BadValue { key: key.escape_default().to_string(), problem });
+        }
         let Some(row) = scope.find(key) else {
             if let Some(reason) = foreign_key(scope, key) {
                 return Err(ConfigError::Unsupported { scope, key: key.clone(), reason });

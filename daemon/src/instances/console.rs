@@ -61,7 +61,7 @@ pub async fn attach(app: &App, name: &str, post: InstanceConsolePost) -> Result<
 
 async fn serve(
     client: MonitorClient,
-    mut stream: UnixStream,
+    stream: UnixStream,
     data: Socket,
     control: Socket,
     operation: Arc<Operation>,
@@ -74,24 +74,27 @@ async fn serve(
     let client = Arc::new(register(client)?);
     let mut controlled = tokio::spawn(serve_control(control, Arc::clone(&client)));
     let mut buffer = vec![0; 16 << 10];
+    let (mut output, mut console) = stream.into_split();
+    // What the console has not taken yet; its output is read meanwhile.
+    let mut input = axum::body::Bytes::new();
     loop {
         tokio::select! {
-            read = stream.read(&mut buffer) => match read {
+            read = output.read(&mut buffer) => match read {
                 Ok(count) if count > 0 => {
                     let bytes = axum::body::Bytes::copy_from_slice(&buffer[..count]);
-                    if data.send(Message::Binary(bytes)).await.is_err() {
+                    if !exec::tell(&mut data, bytes, &operation).await {
                         break;
                     }
                 }
                 // The instance ended, or somebody took the console by force.
                 _ => break,
             },
-            message = data.recv() => match message {
-                Some(Ok(Message::Binary(bytes))) => {
-                    if stream.write_all(&bytes).await.is_err() {
-                        break;
-                    }
-                }
+            written = console.write(&input), if !input.is_empty() => match written {
+                Ok(count) => drop(input.split_to(count)),
+                Err(_) => break,
+            },
+            message = data.recv(), if input.is_empty() => match message {
+                Some(Ok(Message::Binary(bytes))) => input = bytes,
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 Some(Ok(Message::Text(_) | Message::Close(_)) | Err(_)) | None => break,
             },
@@ -105,8 +108,8 @@ async fn serve(
 }
 
 async fn end(mut data: WebSocket) -> Result<()> {
-    // The client may be gone already.
-    let _ = data.send(Message::Close(None)).await;
+    // The client may be gone already, or read nothing any more.
+    let _ = tokio::time::timeout(exec::LAST_FRAME, data.send(Message::Close(None))).await;
     Ok(())
 }
 

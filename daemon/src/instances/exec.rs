@@ -33,7 +33,7 @@ use crate::readiness::register;
 /// How long a client may take to connect its websockets.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a client may take to close its side of a stream.
-const LAST_FRAME: Duration = Duration::from_secs(2);
+pub(super) const LAST_FRAME: Duration = Duration::from_secs(2);
 /// Bytes moved at a time.
 const CHUNK: usize = 64 << 10;
 
@@ -228,6 +228,9 @@ async fn interactive(
     let controlled = tokio::spawn(serve_control(control, Arc::clone(&session.monitor), Some(Arc::clone(&pty))));
     let mut buffer = vec![0; CHUNK];
     let mut ended = session.ended.clone();
+    // What the terminal has not taken yet. A program that waits for its output to be read takes no input meanwhile, so
+    // that neither may wait for the other.
+    let mut input = axum::body::Bytes::new();
     loop {
         tokio::select! {
             biased;
@@ -235,17 +238,17 @@ async fn interactive(
                 Ok(0) | Err(_) => break,
                 Ok(count) => {
                     let data = axum::body::Bytes::copy_from_slice(&buffer[..count]);
-                    if terminal.send(Message::Binary(data)).await.is_err() {
+                    if !tell(&mut terminal, data, &operation).await {
                         break;
                     }
                 }
             },
-            message = terminal.recv() => match message {
-                Some(Ok(Message::Binary(data))) => {
-                    if pty.write_all(&data).await.is_err() {
-                        break;
-                    }
-                }
+            written = pty.write(&input), if !input.is_empty() => match written {
+                Ok(count) => drop(input.split_to(count)),
+                Err(_) => break,
+            },
+            message = terminal.recv(), if input.is_empty() => match message {
+                Some(Ok(Message::Binary(data))) => input = data,
                 // A text frame says that the client's input has ended; a terminal has no such thing, and stays.
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Text(_))) => {}
                 // The client went away: the terminal closes, and what runs in it gets SIGHUP.
@@ -271,9 +274,22 @@ async fn interactive(
             session.wait().await
         }
     };
-    close(terminal).await;
+    if operation.cancelled().is_cancelled() {
+        // Whoever cancels it need not be who reads it.
+        tokio::spawn(tokio::time::timeout(LAST_FRAME, close(terminal)));
+    } else {
+        close(terminal).await;
+    }
     finish(&operation, code);
     Ok(())
+}
+
+/// Sends output to a client, which may read it late or never. False: it is gone, or the operation was cancelled.
+pub(super) async fn tell(socket: &mut WebSocket, data: axum::body::Bytes, operation: &Operation) -> bool {
+    tokio::select! {
+        sent = socket.send(Message::Binary(data)) => sent.is_ok(),
+        () = operation.cancelled().cancelled() => false,
+    }
 }
 
 /// The end of a stream as Incus' clients expect it: an empty text frame, then a closed connection. The connection stays
@@ -387,7 +403,12 @@ async fn drain(mut socket: WebSocket, mut output: pipe::Receiver, mut ended: wat
 /// Carries out what the client says about window sizes and signals.
 async fn serve_control(control: Socket, monitor: Arc<AsyncFd<MonitorClient>>, pty: Option<Arc<Pty>>) {
     let Ok(mut control) = control.await else { return };
-    while let Some(Ok(message)) = control.recv().await {
+    loop {
+        let Some(Ok(message)) = control.recv().await else {
+            // The client vanished instead of closing, as Incus tells it too: nobody waits for the program any more.
+            let _ = monitor.get_ref().send_exec_signal(libc::SIGKILL);
+            return;
+        };
         let text = match &message {
             Message::Text(text) => text.as_bytes(),
             Message::Binary(data) => data,
@@ -437,14 +458,15 @@ impl Pty {
         }
     }
 
-    pub(super) async fn write_all(&self, mut data: &[u8]) -> std::io::Result<()> {
-        while !data.is_empty() {
+    /// Writes what fits. Nothing is written where this is dropped before it is done.
+    async fn write(&self, data: &[u8]) -> std::io::Result<usize> {
+        loop {
             let mut ready = self.fd.writable().await?;
-            if let Ok(written) = ready.try_io(|fd| Ok(rustix::io::write(fd.get_ref(), data)?)) {
-                data = &data[written?..];
+            match ready.try_io(|fd| Ok(rustix::io::write(fd.get_ref(), data)?)) {
+                Ok(result) => return result,
+                Err(_would_block) => {}
             }
         }
-        Ok(())
     }
 
     fn resize(&self, size: PtySize) {

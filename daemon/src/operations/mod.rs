@@ -263,11 +263,11 @@ impl Operations {
         match outcome {
             Ok(()) => operation.set_status(StatusCode::Success, String::new()),
             Err(error) if operation.cancel.is_cancelled() => {
-                operation.set_status(StatusCode::Cancelled, error.to_string());
+                operation.set_status(StatusCode::Cancelled, error.sentence());
             }
             Err(error) => {
                 tracing::info!(operation = %operation.id, what = operation.description, %error, "operation failed");
-                operation.set_status(StatusCode::Failure, error.to_string());
+                operation.set_status(StatusCode::Failure, error.sentence());
             }
         }
         tokio::time::sleep(KEPT_AFTER_END).await;

@@ -17,6 +17,7 @@ mod exec;
 mod files;
 mod front_door;
 mod harness;
+mod hostile;
 mod images;
 mod inventory;
 mod lifecycle;

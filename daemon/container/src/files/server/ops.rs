@@ -1,6 +1,6 @@
 //! The operations.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{
     AtFlags, Dir, Mode, OFlags, RenameFlags, StatVfsMountFlags, fstatvfs, fsync, ftruncate, mkdirat, readlinkat,
@@ -159,8 +159,8 @@ impl Service {
         let how = how | OFlags::CREATE | OFlags::EXCL | OFlags::NONBLOCK | OFlags::NOCTTY;
         // Nobody else gets at it before it has its owner.
         let at_first = Mode::from_raw_mode(mode & 0o700);
-        let file = match self.root.open(path, how, at_first) {
-            Ok(file) => file,
+        let (file, at_its_name) = match self.root.open(path, how, at_first) {
+            Ok(file) => (file, true),
             Err(failure) if failure.errno == Some(Errno::EXIST) => {
                 // A dangling link, which O_EXCL doesn't follow, or a file that has just been made by somebody else.
                 if flags.exclusive {
@@ -177,13 +177,27 @@ impl Service {
                 if stat(&file)?.kind != FileKind::File {
                     return Err(Failure::of(FailureKind::SpecialFile));
                 }
-                file
+                (file, false)
             }
             Err(failure) => return Err(failure),
         };
-        self.changer().own(&file, owner)?;
-        self.changer().set_mode(&file, mode)?;
-        Ok(Some(file))
+        let given = self.give(&file, mode, owner);
+        if given.is_err() && at_its_name {
+            self.take_back(path, AtFlags::empty());
+        }
+        given.map(|()| Some(file))
+    }
+
+    fn give(&self, made: impl AsFd, mode: u32, owner: Owner) -> Outcome<()> {
+        self.changer().own(&made, owner)?;
+        self.changer().set_mode(&made, mode)
+    }
+
+    /// Removes what was just made and could not be given the owner or mode that it should have.
+    fn take_back(&self, path: &WirePath, flags: AtFlags) {
+        if let Ok(place) = self.root.place(path) {
+            let _ = unlinkat(&place.parent, &place.name, flags);
+        }
     }
 
     fn write(&mut self, handle: u32, offset: u64, mut data: &[u8]) -> Outcome<Reply> {
@@ -243,9 +257,11 @@ impl Service {
         // What has the name now is what its owner wanted there: ours, unless the container replaced it by another directory
         // of its own.
         let made = open_child(&place.parent, &place.name, OFlags::PATH | OFlags::DIRECTORY)?;
-        self.changer().own(&made, owner)?;
-        self.changer().set_mode(&made, mode)?;
-        Ok(Reply::Done)
+        let given = self.give(&made, mode, owner);
+        if given.is_err() {
+            self.take_back(path, AtFlags::REMOVEDIR);
+        }
+        given.map(|()| Reply::Done)
     }
 
     fn symlink(&self, target: &WirePath, path: &WirePath, owner: Owner) -> Outcome<Reply> {
@@ -256,7 +272,11 @@ impl Service {
             // Held as it is; RESOLVE_NO_SYMLINKS would refuse a link even so.
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let link = rustix::fs::openat(&place.parent, &place.name, flags, Mode::empty())?;
-            self.changer().own(link, owner)?;
+            let given = self.changer().own(link, owner);
+            if given.is_err() {
+                self.take_back(path, AtFlags::empty());
+            }
+            given?;
         }
         Ok(Reply::Done)
     }
