@@ -144,7 +144,8 @@ fn whoever_waits_and_vanishes_is_forgotten() {
     let started = host.request("POST", "/1.0/instances/c1/exec", Some(&body)).json();
     let operation = started["operation"].as_str().unwrap().to_owned();
     let before = Before::of(&host);
-    for path in [format!("{operation}/wait"), "/1.0/instances/c1/wait?for=stopped".to_owned(), "/1.0/events".to_owned()] {
+    for path in [format!("{operation}/wait"), "/1.0/instances/c1/wait?for=stopped".to_owned(), "/1.0/events".to_owned()]
+    {
         for _ in 0..20 {
             let head = format!(
                 "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\

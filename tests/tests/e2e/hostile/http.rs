@@ -57,20 +57,34 @@ fn what_is_no_http_is_refused_or_cut_off() {
         ("two lengths", format!("POST /1.0/profiles HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 3\r\n{end}{{}}")),
         ("a negative length", format!("POST /1.0/profiles HTTP/1.1\r\nContent-Length: -1\r\n{end}{{}}")),
         ("a length that is none", format!("POST /1.0/profiles HTTP/1.1\r\nContent-Length: x\r\n{end}{{}}")),
-        ("a length too large", format!("POST /1.0/profiles HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n{end}{{}}")),
+        (
+            "a length too large",
+            format!("POST /1.0/profiles HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n{end}{{}}"),
+        ),
         ("a body that ends early", format!("POST /1.0/profiles HTTP/1.1\r\nContent-Length: 200\r\n{end}{{}}")),
         (
             "a length and chunks",
             format!("POST /1.0/profiles HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n{end}zz\r\n"),
         ),
-        ("chunks of no size", format!("POST /1.0/profiles HTTP/1.1\r\nTransfer-Encoding: chunked\r\n{end}zz\r\n{{}}\r\n0\r\n\r\n")),
+        (
+            "chunks of no size",
+            format!("POST /1.0/profiles HTTP/1.1\r\nTransfer-Encoding: chunked\r\n{end}zz\r\n{{}}\r\n0\r\n\r\n"),
+        ),
         (
             "a chunk of a huge size",
-            format!("POST /1.0/profiles HTTP/1.1\r\nTransfer-Encoding: chunked\r\n{end}ffffffffffffffffffff\r\n{{}}\r\n0\r\n\r\n"),
+            format!(
+                "POST /1.0/profiles HTTP/1.1\r\nTransfer-Encoding: chunked\r\n{end}ffffffffffffffffffff\r\n{{}}\r\n0\r\n\r\n"
+            ),
         ),
-        ("chunks without end", format!("POST /1.0/profiles HTTP/1.1\r\nTransfer-Encoding: chunked\r\n{end}2\r\n{{}}\r\n")),
+        (
+            "chunks without end",
+            format!("POST /1.0/profiles HTTP/1.1\r\nTransfer-Encoding: chunked\r\n{end}2\r\n{{}}\r\n"),
+        ),
         ("another encoding", format!("POST /1.0/profiles HTTP/1.1\r\nTransfer-Encoding: gzip\r\n{end}2\r\n{{}}\r\n")),
-        ("an encoding after chunks", format!("POST /1.0/profiles HTTP/1.1\r\nTransfer-Encoding: chunked, gzip\r\n{end}2\r\n{{}}\r\n0\r\n\r\n")),
+        (
+            "an encoding after chunks",
+            format!("POST /1.0/profiles HTTP/1.1\r\nTransfer-Encoding: chunked, gzip\r\n{end}2\r\n{{}}\r\n0\r\n\r\n"),
+        ),
     ] {
         let answer = raw(&host, bytes.as_bytes());
         for status in statuses(&answer) {
@@ -98,7 +112,8 @@ fn methods_and_targets_that_are_unusual_are_answered() {
         }
     }
     faults.none();
-    let absolute = raw(&host, b"GET http://somewhere.else/1.0/profiles HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let absolute =
+        raw(&host, b"GET http://somewhere.else/1.0/profiles HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     assert_eq!(statuses(&absolute), [200], "{absolute}");
     // The second begins while the first is being answered; each has its answer, in their order.
     let one = "GET /1.0/profiles HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -135,10 +150,13 @@ fn slow_clients_keep_nobody_waiting() {
     }
     eventually("the downloads' first bytes", || {
         let mut byte = [0];
-        slow.iter().skip(4).step_by(5).all(|stream| {
-            stream.set_read_timeout(Some(SOON)).is_ok() && (&*stream).read(&mut byte).is_ok_and(|count| count == 1)
-        })
-        .then_some(())
+        slow.iter()
+            .skip(4)
+            .step_by(5)
+            .all(|stream| {
+                stream.set_read_timeout(Some(SOON)).is_ok() && (&*stream).read(&mut byte).is_ok_and(|count| count == 1)
+            })
+            .then_some(())
     });
     // A byte of each at a time does not help them.
     for stream in &mut slow {

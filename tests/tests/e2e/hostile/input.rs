@@ -18,8 +18,7 @@ fn host() -> Host {
 const LONG: usize = 300;
 
 /// What is wrong only where the members are known.
-const OF_MEMBERS: &[&str] =
-    &["nested", "half a surrogate", "a name of another type", "a huge number", "members twice"];
+const OF_MEMBERS: &[&str] = &["nested", "half a surrogate", "a name of another type", "a huge number", "members twice"];
 
 #[test]
 fn names_that_are_none_are_refused() {
@@ -28,8 +27,22 @@ fn names_that_are_none_are_refused() {
     let mut faults = Faults::default();
     let long = "a".repeat(LONG);
     let names = [
-        "", ".", "..", "a/b", "/", "../../etc", "a b", "-a", "a\u{0}b", "a\nb", "\u{202e}abc", "c%31", "käse", "a..b/",
-        "\u{1F980}", &long,
+        "",
+        ".",
+        "..",
+        "a/b",
+        "/",
+        "../../etc",
+        "a b",
+        "-a",
+        "a\u{0}b",
+        "a\nb",
+        "\u{202e}abc",
+        "c%31",
+        "käse",
+        "a..b/",
+        "\u{1F980}",
+        &long,
     ];
     let source = json!({"type": "image", "alias": "busybox"});
     // Where a name goes, and which of the names above are allowed there.
@@ -148,9 +161,12 @@ fn configuration_that_is_none_is_refused() {
         ("volatile.nosuch.thing", "x"),
     ];
     for (key, value) in keys {
-        for (method, path) in
-            [("PATCH", "/1.0/instances/c1"), ("PATCH", "/1.0/profiles/p1"), ("POST", "/1.0/instances"), ("POST", "/1.0/profiles")]
-        {
+        for (method, path) in [
+            ("PATCH", "/1.0/instances/c1"),
+            ("PATCH", "/1.0/profiles/p1"),
+            ("POST", "/1.0/instances"),
+            ("POST", "/1.0/profiles"),
+        ] {
             let mut body = json!({"config": {*key: *value}});
             if method == "POST" {
                 body["name"] = json!("new1");
@@ -162,8 +178,12 @@ fn configuration_that_is_none_is_refused() {
             faults.refused(&what, &answer, &format!("{family}|key|value"));
         }
     }
-    for (method, path) in [("PATCH", "/1.0"), ("PATCH", "/1.0/networks/duetbr0"), ("PATCH", "/1.0/storage-pools/default")] {
-        for (key, value) in [("", "x"), ("nosuch", "1"), ("ipv4.address", "300.1.1.1/24"), ("ipv4.dhcp.ranges", "9-1"), ("size", "-1")] {
+    for (method, path) in
+        [("PATCH", "/1.0"), ("PATCH", "/1.0/networks/duetbr0"), ("PATCH", "/1.0/storage-pools/default")]
+    {
+        for (key, value) in
+            [("", "x"), ("nosuch", "1"), ("ipv4.address", "300.1.1.1/24"), ("ipv4.dhcp.ranges", "9-1"), ("size", "-1")]
+        {
             let answer = outcome(&host, method, path, json!({"config": {key: value}}).to_string());
             faults.refused(&format!("{method} {path} with {key:?}={value:?}"), &answer, "");
         }
@@ -311,7 +331,11 @@ fn bodies_that_are_none_are_refused() {
     let image = host.get("/1.0/images")[0].as_str().unwrap().to_owned();
     for (what, body) in bodies.iter().filter(|(what, _)| !OF_MEMBERS.contains(what)) {
         for method in ["PUT", "PATCH"] {
-            faults.refused(&format!("{method} of an image with {what}"), &outcome(&host, method, &image, body.clone()), "");
+            faults.refused(
+                &format!("{method} of an image with {what}"),
+                &outcome(&host, method, &image, body.clone()),
+                "",
+            );
         }
     }
     // Larger than anybody's description of anything.
@@ -334,13 +358,25 @@ fn paths_and_headers_of_files_that_are_none_are_refused() {
     let long = "a/".repeat(3000);
     let longer = "a".repeat(LONG);
     for query in [
-        "", "path=", "path", "nopath=/x", "path=%00", "path=/etc/%00passwd", "path=%ff%fe", "path=/nosuch", "path=nosuch/..",
-        "path=/etc/passwd/x", "path=/etc/passwd/..", &format!("path=/{long}"), &format!("path=/{longer}"), "path=..%2f..%2fnosuch",
-        "path=/proc/self/root/nosuch", "path=/dev/null",
+        "",
+        "path=",
+        "path",
+        "nopath=/x",
+        "path=%00",
+        "path=/etc/%00passwd",
+        "path=%ff%fe",
+        "path=/nosuch",
+        "path=nosuch/..",
+        "path=/etc/passwd/x",
+        "path=/etc/passwd/..",
+        &format!("path=/{long}"),
+        &format!("path=/{longer}"),
+        "path=..%2f..%2fnosuch",
+        "path=/proc/self/root/nosuch",
+        "path=/dev/null",
     ] {
         for method in ["GET", "HEAD", "DELETE"] {
-            let answer =
-                Request::new(&socket, method, &format!("/1.0/instances/c1/files?{query}")).try_send();
+            let answer = Request::new(&socket, method, &format!("/1.0/instances/c1/files?{query}")).try_send();
             if query == "path=/dev/null" && method == "DELETE" {
                 continue;
             }
@@ -401,7 +437,9 @@ fn paths_and_headers_of_files_that_are_none_are_refused() {
             .unwrap();
         faults.refused(&format!("a {kind} at {path}"), &answer, "");
     }
-    for (what, target) in [("an empty link", Vec::new()), ("NUL in a link", b"a\0b".to_vec()), ("a long link", vec![b'a'; 5000])] {
+    for (what, target) in
+        [("an empty link", Vec::new()), ("NUL in a link", b"a\0b".to_vec()), ("a long link", vec![b'a'; 5000])]
+    {
         let answer = Request::new(&socket, "POST", "/1.0/instances/c1/files?path=/root/link")
             .header("X-Incus-type", "symlink")
             .body(target)
@@ -499,7 +537,8 @@ fn uploads_that_are_no_image_are_refused_and_leave_nothing() {
         ("a form without boundary", "multipart/form-data", form(&[("metadata", "x")], "--b--\r\n")),
         ("another kind", "text/plain", "x".to_owned()),
     ] {
-        let answer = Request::new(&socket, "POST", "/1.0/images").header("Content-Type", kind).body(body).try_send().unwrap();
+        let answer =
+            Request::new(&socket, "POST", "/1.0/images").header("Content-Type", kind).body(body).try_send().unwrap();
         let answer = if answer.status == 202 {
             let operation = answer.json()["operation"].as_str().unwrap().to_owned();
             let ended = host.get(&format!("{operation}/wait?timeout=60"));

@@ -2,7 +2,6 @@
 //! it was.
 
 mod clients;
-mod generated;
 mod http;
 mod input;
 mod websockets;

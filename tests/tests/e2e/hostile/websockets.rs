@@ -72,7 +72,11 @@ fn who_may_not_connect_is_refused() {
         ("an empty secret", format!("{}/websocket?secret=", session.operation), "secret"),
         ("a wrong secret", format!("{}/websocket?secret=00", session.operation), "secret"),
         ("an operation without streams", format!("{task}/websocket?secret=00"), "websocket"),
-        ("no operation", "/1.0/operations/11111111-2222-3333-4444-555555555555/websocket?secret=00".to_owned(), "operation"),
+        (
+            "no operation",
+            "/1.0/operations/11111111-2222-3333-4444-555555555555/websocket?secret=00".to_owned(),
+            "operation",
+        ),
     ] {
         let (mut answer, mut reader) = upgrade(&socket, &path).upgrade("websocket").unwrap();
         let length = answer.header("content-length").unwrap().parse().unwrap();
@@ -88,7 +92,8 @@ fn who_may_not_connect_is_refused() {
             ("Upgrade", "h2c"),
             ("Connection", "keep-alive"),
         ] {
-            let mut request = Request::new(&socket, "GET", &path).header("Sec-WebSocket-Key", "37KPcfHgGsXtCXrWccLt2w==");
+            let mut request =
+                Request::new(&socket, "GET", &path).header("Sec-WebSocket-Key", "37KPcfHgGsXtCXrWccLt2w==");
             for (name, usual) in [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")] {
                 request = request.header(name, if name == header { value } else { usual });
             }
@@ -201,9 +206,10 @@ fn what_is_no_frame_ends_the_connection() {
         ("longer than anything", &huge),
     ];
     for (what, frame) in frames {
-        let session = Session::begin(&host, &["cat"], false);
+        let session = Session::begin(&host, &["sleep", "600"], false);
         let outputs = [session.open(&host, "1"), session.open(&host, "2")];
-        for path in [session.path("control"), session.path("0"), "/1.0/events".to_owned()] {
+        // The input first: with it the session is complete, and the rest is read.
+        for path in [session.path("0"), session.path("control"), "/1.0/events".to_owned()] {
             let (answer, mut reader) = upgrade(&socket, &path).upgrade("websocket").unwrap();
             assert_eq!(answer.status, 101);
             // It may be cut off before it is all there.
@@ -218,7 +224,7 @@ fn what_is_no_frame_ends_the_connection() {
         session.end(&host);
         drop(outputs);
     }
-    eventually("the ends of the programs", || (host.processes_inside("c1", "cat") == 0).then_some(()));
+    eventually("the ends of the programs", || (host.processes_inside("c1", "sleep 600") == 0).then_some(()));
     // Parts of one message are one message.
     let session = Session::begin(&host, &["cat"], false);
     let (mut output, _errors) = (session.open(&host, "1"), session.open(&host, "2"));
