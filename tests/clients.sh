@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Gets the clients that the tests drive, unmodified and without installing them: incus 6.0.4 and incus-benchmark from
-# Debian 12's backports, lxc 5.0.2 from Debian 12, pylxd 2.4.2 from PyPI. Prints their folder.
+# Debian 12's backports, lxc 5.0.2 from Debian 12, pylxd 2.4.2 from PyPI; and schemathesis from PyPI, which makes requests
+# from a description of an API. Prints their folder.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../daemon/packaging/lib.sh
 source "$(dirname "$0")/../daemon/packaging/lib.sh"
@@ -38,7 +39,7 @@ mkdir "$clients/bin"
 mv "$clients"/apt/root/usr/bin/{incus,incus-benchmark,lxc} "$clients/bin"
 rm -rf "$clients/apt"
 python3 -m venv "$clients/python"
-"$clients/python/bin/pip" install --quiet --disable-pip-version-check pylxd==2.4.2
+"$clients/python/bin/pip" install --quiet --disable-pip-version-check pylxd==2.4.2 schemathesis==4.32.5
 [ "$owner" = UNKNOWN ] || chown -R "$owner" "$clients"
 touch "$made"
 echo "$clients" >&3

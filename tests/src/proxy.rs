@@ -1,8 +1,9 @@
-//! An HTTP proxy from a host's network to the machine's, so that an image can be built from a package mirror in a
-//! host that otherwise reaches nothing.
+//! Two ways out of a host's network: an HTTP proxy to the machine's, so that an image can be built from a package mirror
+//! in a host that otherwise reaches nothing, and a door to the daemon's socket for programs that know TCP only.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::thread;
 
@@ -16,6 +17,29 @@ pub fn start(namespace: PathBuf) -> SocketAddr {
         for client in listener.incoming().flatten() {
             // A client that hangs up, or a mirror that does not answer, is for the client to report.
             thread::spawn(move || serve(client));
+        }
+    });
+    address
+}
+
+/// Listens on the loopback of the given network namespace for what is to go to a daemon's socket, until the test's process
+/// ends.
+pub fn to_socket(namespace: PathBuf, socket: PathBuf) -> SocketAddr {
+    let listener = inside(namespace, || TcpListener::bind(("127.0.0.1", 0)).expect("listening"));
+    let address = listener.local_addr().expect("the listener's address");
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let socket = socket.clone();
+            thread::spawn(move || {
+                let server = UnixStream::connect(socket)?;
+                let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
+                thread::spawn(move || {
+                    let _ = io::copy(&mut from, &mut to);
+                    to.shutdown(Shutdown::Write)
+                });
+                let _ = io::copy(&mut &server, &mut &client);
+                client.shutdown(Shutdown::Both)
+            });
         }
     });
     address

@@ -4,6 +4,7 @@ mod daemon;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -350,6 +351,11 @@ impl Host {
         for name in ["http_proxy", "https_proxy"] {
             self.daemon_env(name, &format!("http://{address}"));
         }
+    }
+
+    /// Where the daemon can be reached by TCP, from within the host.
+    pub fn over_tcp(&self) -> SocketAddr {
+        proxy::to_socket(self.network(), self.socket())
     }
 
     fn network(&self) -> PathBuf {

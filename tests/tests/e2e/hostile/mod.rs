@@ -2,6 +2,7 @@
 //! it was.
 
 mod clients;
+mod generated;
 mod http;
 mod input;
 mod websockets;
