@@ -29,5 +29,5 @@ mod security;
 mod snapshots;
 mod state;
 mod storage;
-mod updates;
 mod traces;
+mod updates;
