@@ -3,6 +3,7 @@
 //! `api::response` is the one place that maps a [`Kind`] to an HTTP status.
 
 use std::fmt;
+use std::path::Path;
 
 /// The longest sentence that clients get, in bytes.
 const LONGEST: usize = 900;
@@ -68,6 +69,14 @@ impl Error {
     /// The host failed us.
     pub fn internal(message: impl fmt::Display) -> Self {
         Self::new(Kind::Internal, message.to_string())
+    }
+
+    /// There is no room for something that belongs in `place`.
+    pub fn full_disk(place: &Path) -> Self {
+        Self::internal(format!(
+            "no space left on the filesystem of {}: free some or delete instances, snapshots or images",
+            place.display()
+        ))
     }
 
     /// The message as clients get it: on one line and of bounded length, whatever the request held that it quotes.

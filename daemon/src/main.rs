@@ -1,5 +1,6 @@
 //! `duetd`: the daemon's command line.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -28,12 +29,18 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let level = if arguments.debug { "debug,hyper=info" } else { "info" };
     let filter = EnvFilter::try_from_env("DUET_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        // It would complain where it cannot write, which ends the program: the log may be a file on a full disk.
+        .log_internal_errors(false)
+        .init();
     let options = duetd::serve::Options { dir: arguments.dir, group: arguments.group, monitor: arguments.monitor };
     match duetd::serve::run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("Error: {error}");
+            let _ = writeln!(std::io::stderr(), "Error: {error}");
             ExitCode::FAILURE
         }
     }

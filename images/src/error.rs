@@ -166,6 +166,20 @@ impl ImageError {
         }
     }
 
+    /// Whether a filesystem of the host had no room for what was to be written.
+    pub fn is_full_disk(&self) -> bool {
+        match self {
+            ImageError::File { source, .. }
+            | ImageError::Entry { source, .. }
+            | ImageError::Read(source)
+            | ImageError::Write(source) => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            ImageError::Cleanup { failure, .. } => failure.is_full_disk(),
+            _ => false,
+        }
+    }
+
     /// Whether the image itself is at fault (as opposed to the host or the caller).
     pub fn is_bad_image(&self) -> bool {
         match self {

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::cgroups;
 use crate::host::Host;
 use crate::processes;
-use crate::sweep::loop_devices;
+use crate::sweep::{self, loop_devices};
 use crate::wait::poll;
 
 /// How long what ends by itself may take to be gone.
@@ -37,11 +37,7 @@ impl Baseline {
 
 /// Mount points in a process' mount namespace.
 fn mounts(pid: i32) -> BTreeSet<String> {
-    fs::read_to_string(format!("/proc/{pid}/mountinfo"))
-        .unwrap_or_default()
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4).map(str::to_owned))
-        .collect()
+    u32::try_from(pid).map(sweep::mounts).unwrap_or_default().into_iter().collect()
 }
 
 /// Names of the links in the host's network namespace.
@@ -161,7 +157,8 @@ fn everywhere(host: &Host) -> Vec<String> {
     let state = host.state();
     let mut left: Vec<String> = mounts(nix::unistd::getpid().as_raw())
         .into_iter()
-        .filter(|mount| Path::new(mount).starts_with(&state))
+        // A host's own disk is mounted where its test runs, which may be the process' first thread.
+        .filter(|mount| Path::new(mount).starts_with(&state) && Path::new(mount) != state)
         .map(|mount| format!("a mount on {mount}, outside of the host"))
         .collect();
     match loop_devices(&state) {

@@ -26,6 +26,7 @@ pub fn loop_devices(folder: &Path) -> Result<Vec<String>> {
 /// cgroups, loop devices and files.
 pub fn sweep(folder: &Path, name: &str) -> Result<()> {
     cgroups::destroy(&cgroups::hierarchies()?, name)?;
+    unmount(folder)?;
     for device in loop_devices(folder)? {
         Command::new("losetup").args(["--detach", &device]).status().context("running losetup")?;
     }
@@ -34,4 +35,19 @@ pub fn sweep(folder: &Path, name: &str) -> Result<()> {
         bail!("{} could not be removed", folder.display());
     }
     Ok(())
+}
+
+/// Takes down what is mounted below `folder` where the sweeper stands: the disk of a host that has one.
+fn unmount(folder: &Path) -> Result<()> {
+    for point in mounts(std::process::id()).iter().rev().filter(|point| Path::new(point).starts_with(folder)) {
+        nix::mount::umount2(point.as_str(), nix::mount::MntFlags::MNT_DETACH)
+            .with_context(|| format!("unmounting {point}"))?;
+    }
+    Ok(())
+}
+
+/// Mount points in a process' mount namespace, in the order in which they were mounted.
+pub fn mounts(pid: u32) -> Vec<String> {
+    let table = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    table.lines().filter_map(|line| line.split(' ').nth(4).map(str::to_owned)).collect()
 }

@@ -11,6 +11,8 @@
 //!
 //! What it keeps small: no runtime, no allocation of large buffers, and no mount of the host ([`stage`]).
 
+use std::fmt::Display;
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -48,10 +50,16 @@ pub fn main() -> ExitCode {
     match settle().and_then(|socket| socket.map_or(Ok(()), run)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("duet-monitor: {error}");
+            say(error);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Tells whoever reads the log. On a full disk nobody can be told, which is no reason to end (as `eprintln!` does): the
+/// container would end with the monitor.
+fn say(what: impl Display) {
+    let _ = writeln!(std::io::stderr(), "duet-monitor: {what}");
 }
 
 /// Leaves the daemon's process tree and takes the handshake socket. `None` in the process that has nothing left to do.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use duet_sys::mount::{self, Change};
 use duet_sys::process::FilesystemUser;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatVfsMountFlags, fstatvfs};
 use rustix::mount::{FsOpenFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsopen};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -215,7 +215,13 @@ fn create(context: BorrowedFd<'_>, writable: bool, attributes: u64) -> Result<Ow
         fsconfig_set_flag(context, "ro").map_err(overlay_error("ro"))?;
     }
     fsconfig_create(context).map_err(overlay_error("create"))?;
-    mount::finish(context, attributes).map_err(|source| RootError::Overlay { step: "fsmount", source })
+    let root = mount::finish(context, attributes).map_err(|source| RootError::Overlay { step: "fsmount", source })?;
+    // Where overlayfs cannot make its directory in the work directory, it does without and takes no changes.
+    let asked = !writable || attributes & mount::RDONLY != 0;
+    if !asked && fstatvfs(&root).is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY)) {
+        return Err(overlay_error("make the work directory")(rustix::io::Errno::NOSPC));
+    }
+    Ok(root)
 }
 
 #[cfg(test)]

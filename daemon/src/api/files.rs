@@ -20,7 +20,7 @@ use super::extract::{Path, Query};
 use super::response::{Answer, disposition, empty, sync, whole_body};
 use crate::app::App;
 use crate::error::{Error, Result, at_leisure, blocking};
-use crate::instances::files::{Files, failure, open};
+use crate::instances::files::{Access, Files, failure, open};
 
 /// Pieces of a file on their way between the service's thread and the connection.
 const IN_FLIGHT: usize = 2;
@@ -87,7 +87,7 @@ fn kind_of(stat: &Stat, path: &str) -> Result<FileKind> {
 #[utoipa::path(head, path = "/1.0/instances/{name}/files", params(InstanceName, Where), responses(FileHead, Forbidden))]
 pub(super) async fn head(State(app): State<App>, Path(name): Path<String>, Query(query): Query<Where>) -> Answer {
     let path = query.path()?;
-    let mut files = open(&app, &name).await?;
+    let mut files = open(&app, &name, Access::Read).await?;
     let stat = blocking(move || files.session.lstat(&path).map(|s| (s, path)).map_err(|e| failure(&e))).await?;
     let (stat, path) = stat;
     let kind = kind_of(&stat, &path)?;
@@ -107,7 +107,7 @@ pub(super) async fn head(State(app): State<App>, Path(name): Path<String>, Query
 )]
 pub(super) async fn get(State(app): State<App>, Path(name): Path<String>, Query(query): Query<Where>) -> Answer {
     let path = query.path()?;
-    let mut files = open(&app, &name).await?;
+    let mut files = open(&app, &name, Access::Read).await?;
     let (stat, kind, mut files, path) = blocking(move || -> Result<_> {
         let stat = files.session.lstat(&path).map_err(|e| failure(&e))?;
         let kind = kind_of(&stat, &path)?;
@@ -275,7 +275,7 @@ pub(super) async fn post(
     let path = query.path()?;
     whole_body(request.headers())?;
     let wanted = wanted(request.headers())?;
-    let mut files = open(&app, &name).await?;
+    let mut files = open(&app, &name, Access::Write).await?;
     match wanted.kind {
         FileKind::Directory => {
             blocking(move || make_dir(&mut files, &path, &wanted)).await?;
@@ -384,7 +384,7 @@ pub(super) async fn delete(
         Some("1" | "true") => true,
         Some(other) => return Err(Error::invalid(format!("{HEADER_FORCE}: \"{other}\" is neither true nor false"))),
     };
-    let mut files = open(&app, &name).await?;
+    let mut files = open(&app, &name, Access::Write).await?;
     blocking(move || {
         let stat = files.session.lstat(&path).map_err(|e| failure(&e))?;
         let gone = match stat.kind {

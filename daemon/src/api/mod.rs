@@ -16,6 +16,7 @@ mod images;
 mod instance_metadata;
 mod instance_state;
 mod instances;
+mod linger;
 mod logs;
 mod networks;
 mod openapi;
@@ -270,9 +271,10 @@ async fn wrong_method(method: Method, uri: Uri) -> Error {
     Error::new(Kind::Unsupported, format!("{method} is not served at {}", uri.path()))
 }
 
-/// Logs each request, and refuses projects other than the one there is.
+/// Logs each request, reads it to its end whatever it is answered, and refuses projects other than the one there is.
 async fn observe(request: Request, next: Next) -> Result<Response, Error> {
     tracing::debug!(method = %request.method(), uri = %request.uri(), "request");
+    let request = request.map(linger::body);
     let query = request.uri().query().unwrap_or_default();
     let project = query.split('&').find_map(|pair| pair.strip_prefix("project=")).unwrap_or("default");
     if !matches!(project, "" | "default") {

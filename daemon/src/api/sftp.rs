@@ -28,7 +28,7 @@ pub(super) async fn connect(State(app): State<App>, Path(name): Path<String>, mu
             "this is an SFTP session: ask for it with \"Connection: Upgrade\" and \"Upgrade: sftp\"",
         ));
     }
-    let files = files::open(&app, &name).await?;
+    let files = files::open(&app, &name, files::Access::Write).await?;
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         match upgraded.await {

@@ -1,7 +1,7 @@
 //! Taking an image in: an upload, a build or a publication becomes files, a tree and a row.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -56,7 +56,7 @@ impl Incoming {
     /// Where it cannot be made.
     pub fn new(app: &App) -> Result<Self> {
         let dir = app.paths.work().join(format!("image-{}", Uuid::new_v4()));
-        std::fs::create_dir(&dir).doing("cannot make a directory to work in")?;
+        std::fs::create_dir(&dir).doing(format_args!("cannot make {}", dir.display()))?;
         Ok(Self { dir, split: false })
     }
 
@@ -90,6 +90,7 @@ impl Drop for Incoming {
 
 /// A file that grows as a client sends it. Written on worker threads.
 pub struct Upload {
+    path: PathBuf,
     file: Option<std::fs::File>,
 }
 
@@ -99,7 +100,8 @@ impl Upload {
     /// # Errors
     /// Where it cannot be made.
     pub fn create(path: &Path) -> Result<Self> {
-        Ok(Self { file: Some(std::fs::File::create(path).doing("cannot keep the upload")?) })
+        let file = std::fs::File::create(path).doing(format_args!("cannot make {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), file: Some(file) })
     }
 
     /// Adds a piece.
@@ -108,8 +110,12 @@ impl Upload {
     /// Where the disk is full.
     pub async fn write(&mut self, piece: axum::body::Bytes) -> Result<()> {
         let mut file = self.file.take().ok_or_else(|| Error::internal("the upload was broken off"))?;
+        let path = self.path.clone();
         let file = blocking(move || -> Result<_> {
-            file.write_all(&piece).doing("cannot keep the upload")?;
+            file.write_all(&piece).map_err(|error| match error.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::full_disk(&path),
+                _ => Error::internal(format!("cannot keep the upload: {error}")),
+            })?;
             Ok(file)
         })
         .await?;

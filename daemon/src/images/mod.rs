@@ -11,7 +11,7 @@ mod export;
 mod publish;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use duet_client::api::InstanceSource;
@@ -49,6 +49,11 @@ impl Images {
 pub fn failure(error: &ImageError) -> Error {
     let kind = if error.is_bad_image() { Kind::Invalid } else { Kind::Internal };
     Error::new(kind, error.to_string())
+}
+
+/// The same of something that was to be written below `place`, whose filesystem may be full.
+fn failure_in(place: &Path, error: &ImageError) -> Error {
+    if error.is_full_disk() { Error::full_disk(place) } else { failure(error) }
 }
 
 /// How images made here are compressed: `images.compression_algorithm`, else zstd.
@@ -117,7 +122,7 @@ pub fn files(app: &App, row: &ImageRow) -> ImageFiles {
     ImageFiles { meta, rootfs }
 }
 
-fn rootfs_path(meta: &std::path::Path) -> PathBuf {
+fn rootfs_path(meta: &Path) -> PathBuf {
     meta.with_extension("rootfs")
 }
 
@@ -198,7 +203,7 @@ async fn unpack_into(
             ..UnpackOptions::default()
         };
         pool.image_add(&fingerprint, |stage| -> Result<Unpacked> {
-            duet_images::unpack(&files, stage, &options, observer).map_err(|e| failure(&e))
+            duet_images::unpack(&files, stage, &options, observer).map_err(|e| failure_in(pool.directory(), &e))
         })
     })
     .await

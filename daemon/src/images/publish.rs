@@ -7,7 +7,7 @@ use duet_container::rootfs::{self, RootSource};
 use duet_images::{Compress, Metadata, PackSource};
 use jiff::Timestamp;
 
-use super::{Facts, Incoming, add, failure, observed};
+use super::{Facts, Incoming, add, failure_in, observed};
 use crate::app::App;
 use crate::error::{Context, Error, Result};
 use crate::instances::lifecycle::Request;
@@ -76,8 +76,8 @@ pub async fn publish(app: &App, publication: Publication, mut facts: Facts, oper
     let packed = observed(operation, "create_image_from_container_pack", move |observer| {
         let root = rootfs::open_detached(&root, None, true, true).doing("cannot mount the instance's root")?;
         let source = PackSource { rootfs: root.as_fd(), metadata: &metadata, templates: &files };
-        let file = std::fs::File::create(&target).doing("cannot keep the image")?;
-        duet_images::pack(&source, file, compress, observer).map_err(|e| failure(&e))
+        let file = std::fs::File::create(&target).doing(format_args!("cannot make {}", target.display()))?;
+        duet_images::pack(&source, file, compress, observer).map_err(|e| failure_in(&target, &e))
     })
     .await?;
     drop(publication);

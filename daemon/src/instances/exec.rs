@@ -501,10 +501,11 @@ async fn detached(
     let (stdio, urls) = match &recording {
         None => ([null()?, null()?, null()?], None),
         Some(recording) => {
-            std::fs::create_dir_all(&recording.dir).doing("cannot keep the output")?;
+            let doing = format!("cannot keep the output in {}", recording.dir.display());
+            std::fs::create_dir_all(&recording.dir).doing(&doing)?;
             let file = |stream: &str| -> Result<(OwnedFd, String)> {
                 let name = format!("exec_{}.{stream}", operation.id());
-                let file = std::fs::File::create(recording.dir.join(&name)).doing("cannot keep the output")?;
+                let file = std::fs::File::create(recording.dir.join(&name)).doing(&doing)?;
                 Ok((file.into(), format!("{}/{name}", recording.url)))
             };
             let ((out, out_url), (err, err_url)) = (file("stdout")?, file("stderr")?);

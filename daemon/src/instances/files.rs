@@ -4,10 +4,11 @@
 //! works below a detached mount of the root filesystem; the instance is claimed meanwhile, since an overlay must not be
 //! mounted twice for writing.
 
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 
 use duet_container::files::{FileError, FileSession, Target};
-use duet_container::rootfs;
+use duet_container::rootfs::{self, RootError};
 
 use super::expand::{self, Expanded};
 use super::idmap::RANGE;
@@ -15,7 +16,7 @@ use super::lifecycle::{Observed, Request};
 use super::slot::Held;
 use crate::app::App;
 use crate::config::InstanceSettings;
-use crate::error::{Context, Error, Kind, Result, blocking};
+use crate::error::{Error, Kind, Result, blocking};
 
 /// A session, and the claim that goes with it.
 pub struct Files {
@@ -23,6 +24,15 @@ pub struct Files {
     pub session: FileSession,
     /// For a stopped instance.
     _held: Option<Held>,
+}
+
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// To read: possible on a full disk as well, where an overlay that takes changes cannot be mounted.
+    Read,
+    /// To read and write.
+    Write,
 }
 
 /// Translates the service's failure.
@@ -62,7 +72,7 @@ pub fn failure(error: &FileError) -> Error {
 ///
 /// # Errors
 /// Where the instance is not there, or its root cannot be mounted.
-pub async fn open(app: &App, name: &str) -> Result<Files> {
+pub async fn open(app: &App, name: &str, access: Access) -> Result<Files> {
     let row = expand::find_row(app, name)?;
     let slot = app.instances.slot(row.id);
     if let Some(live) = slot.live() {
@@ -78,9 +88,9 @@ pub async fn open(app: &App, name: &str) -> Result<Files> {
     let held = slot.claim_when_idle(Request::Update).await?;
     if held.from() != Observed::Stopped {
         drop(held);
-        return Box::pin(open(app, name)).await;
+        return Box::pin(open(app, name, access)).await;
     }
-    let session = of_stopped(app, &expand::find(app, name)?).await?;
+    let session = of_stopped(app, &expand::find(app, name)?, access).await?;
     Ok(Files { session, _held: Some(held) })
 }
 
@@ -88,14 +98,22 @@ pub async fn open(app: &App, name: &str) -> Result<Files> {
 ///
 /// # Errors
 /// Where its root cannot be mounted.
-pub(super) async fn of_stopped(app: &App, expanded: &Expanded) -> Result<FileSession> {
+pub(super) async fn of_stopped(app: &App, expanded: &Expanded, access: Access) -> Result<FileSession> {
     let program = app.instances.monitor_path().to_owned();
     let privileged = InstanceSettings::from_config(&expanded.config).is_ok_and(|s| s.privileged);
     let (pool, volume) = (app.pools.get(&expanded.row.pool)?, expanded.row.volume.clone());
-    app.instances.forget_usage(expanded.row.id);
+    let read_only = access == Access::Read;
+    if !read_only {
+        app.instances.forget_usage(expanded.row.id);
+    }
     blocking(move || {
         let source = pool.volume_root(&volume)?;
-        let root = rootfs::open_detached(&source, None, false, true).doing("cannot mount the instance's root")?;
+        let root = rootfs::open_detached(&source, None, read_only, true).map_err(|error| match error {
+            RootError::Overlay { source, .. } if source.kind() == ErrorKind::StorageFull => {
+                Error::full_disk(pool.directory())
+            }
+            error => Error::internal(format!("cannot mount the instance's root: {error}")),
+        })?;
         let target = Target::Root { root: root.as_fd(), id_limit: (!privileged).then_some(RANGE) };
         FileSession::spawn(&program, &target).map_err(|e| failure(&e))
     })

@@ -180,13 +180,14 @@ pub async fn restore(app: &App, held: &Held, instance: &str, name: &str) -> Resu
     if let Some(gone) = snapshot.profiles.iter().find(|p| !table.contains_key(*p)) {
         return Err(Error::conflict(format!("the snapshot uses the profile \"{gone}\", which is not there any more")));
     }
+    let pool = app.pools.get(&row.pool)?;
+    let wanted = snapshot.volume.clone();
+    // Made before anything ends: where that cannot be done, what runs runs on.
+    let made = blocking(move || pool.volume_from_snapshot(&wanted)).await?;
     let was_running = held.from() == Observed::Running;
     if was_running {
         stop::end(held, stop::How::Kill).await?;
     }
-    let pool = app.pools.get(&row.pool)?;
-    let wanted = snapshot.volume.clone();
-    let made = blocking(move || pool.volume_from_snapshot(&wanted)).await?;
     let mut next = row.clone();
     let old = std::mem::replace(&mut next.volume, (*made).clone());
     // What tells of this instance at this time stays; all else is as it was.
@@ -199,7 +200,12 @@ pub async fn restore(app: &App, held: &Held, instance: &str, name: &str) -> Resu
     next.ephemeral = snapshot.ephemeral;
     next.power = Power::Stopped;
     let pool_name = next.pool.clone();
-    app.inventory.write(move |tx| next.update(tx)).await?;
+    if let Err(refused) = app.inventory.write(move |tx| next.update(tx)).await {
+        if was_running && let Err(error) = start::start(app, held, instance).await {
+            tracing::error!(instance, %error, "an instance that was not restored did not start again");
+        }
+        return Err(refused.into());
+    }
     made.keep();
     pools::discard(app, &pool_name, old.objects()).await;
     app.instances.forget_usage(row.id);

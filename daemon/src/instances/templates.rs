@@ -4,7 +4,8 @@
 //! each time), and written by the container's init before it is one.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use duet_images::{
     ImageError, Limits, Metadata, RenderedFile, TemplateContext, TemplateTrigger, apply_templates, read_templates,
@@ -95,20 +96,32 @@ fn make_own(app: &App, expanded: &Expanded) -> Result<PathBuf> {
         return Ok(own);
     }
     let text = metadata(app, expanded)?.to_yaml().map_err(|e| images::failure(&e))?;
-    let staged = app.paths.work().join(format!("metadata-{}", uuid::Uuid::new_v4()));
-    std::fs::create_dir_all(staged.join("templates")).doing("cannot keep the instance's metadata")?;
-    std::fs::write(staged.join("metadata.yaml"), text).doing("cannot keep the instance's metadata")?;
-    for (name, content) in templates(app, expanded)? {
-        std::fs::write(staged.join("templates").join(name), content).doing("cannot keep the instance's templates")?;
-    }
-    std::fs::rename(&staged, &own).doing("cannot keep the instance's metadata")?;
+    let templates = templates(app, expanded)?;
+    let make = || -> io::Result<()> {
+        // Gone with this value unless it got its name.
+        let staged = tempfile::Builder::new().prefix("metadata-").tempdir_in(app.paths.work())?;
+        std::fs::create_dir(staged.path().join("templates"))?;
+        std::fs::write(staged.path().join("metadata.yaml"), text)?;
+        for (name, content) in templates {
+            std::fs::write(staged.path().join("templates").join(name), content)?;
+        }
+        std::fs::rename(staged.path(), &own)?;
+        drop(staged.keep());
+        Ok(())
+    };
+    make().doing(format_args!("cannot make {}", own.display()))?;
     Ok(own)
 }
 
-fn write_atomically(dir: &std::path::Path, name: &str, content: &[u8]) -> Result<()> {
-    let temporary = dir.join(format!(".{name}.new"));
-    std::fs::write(&temporary, content).doing("cannot keep the instance's metadata")?;
-    std::fs::rename(&temporary, dir.join(name)).doing("cannot keep the instance's metadata")
+fn write_atomically(dir: &Path, name: &str, content: &[u8]) -> Result<()> {
+    let path = dir.join(name);
+    let write = || -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        file.write_all(content)?;
+        file.persist(&path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    write().doing(format_args!("cannot write {}", path.display()))
 }
 
 /// How much may go with a container's specification, in bytes. As JSON it may grow sixfold, and has to fit into one packet
@@ -127,7 +140,7 @@ pub async fn apply(app: &App, expanded: &Expanded, read_only: bool) -> Result<Ve
     if let Some(passed) = fits.then(|| files.iter().map(passed).collect()).flatten() {
         return Ok(passed);
     }
-    let mut session = super::files::of_stopped(app, expanded).await?;
+    let mut session = super::files::of_stopped(app, expanded, super::files::Access::Write).await?;
     blocking(move || {
         files.iter().try_for_each(|file| write(&mut session, file)).map_err(|e| super::files::failure(&e))
     })
@@ -188,7 +201,7 @@ fn write(session: &mut FileSession, file: &RenderedFile) -> std::result::Result<
         return Ok(());
     }
     let root = Owner { uid: Some(0), gid: Some(0) };
-    if let Some(parent) = std::path::Path::new(&file.path).parent() {
+    if let Some(parent) = Path::new(&file.path).parent() {
         session.mkdir_all(parent, 0o755, root)?;
     }
     let options = WriteOptions {

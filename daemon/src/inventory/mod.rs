@@ -5,6 +5,11 @@
 //! lets run beside the writer (<https://www.sqlite.org/wal.html>). Transactions are short: no disk tree is walked
 //! and no instance is waited for inside one.
 //!
+//! A full disk must not keep anybody from deleting, stopping or starting the daemon, all of which write here or open
+//! the file. So the log has room of its own on the disk ([`LOG_ROOM`]) and is never given up: a write on a full disk goes
+//! there, and from there over what the file has already. The index of the log, which SQLite makes anew in a file at each
+//! start, is kept in memory where there is no room for that file.
+//!
 //! `synchronous=FULL`: what the API has acknowledged survives a power cut. The cost is one fsync for a write,
 //! so an operation groups its rows in as few transactions as it can.
 
@@ -19,11 +24,14 @@ pub mod warnings;
 
 use std::collections::BTreeMap;
 use std::fs::{OpenOptions, Permissions};
+use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, mpsc};
 
-use rusqlite::{Connection, Transaction};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, ffi};
+use rustix::fs::{FallocateFlags, fallocate};
 
 pub use images::{AliasRow, ImageRow};
 pub use instances::{InstanceRow, Power};
@@ -38,12 +46,22 @@ pub type ConfigMap = BTreeMap<String, String>;
 /// Devices by name, each a map of its options.
 pub type DeviceMap = BTreeMap<String, BTreeMap<String, String>>;
 
+/// The log's room in bytes. SQLite goes on writing behind the first 1000 pages, which it moves into the file then, only
+/// while a full disk keeps the file from growing.
+const LOG_ROOM: u64 = 8 << 20;
+
 /// Why the inventory could not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// SQLite refused; the statement's own words.
     #[error("the inventory could not be read or written: {0}")]
     Sqlite(#[from] rusqlite::Error),
+    /// The filesystem is full, and so is the log's room.
+    #[error("no space left for the inventory {path}: free some or delete instances, snapshots or images")]
+    Full {
+        /// The database file.
+        path: String,
+    },
     /// A row of that name exists (UNIQUE or PRIMARY KEY).
     #[error("it already exists")]
     Exists,
@@ -94,6 +112,7 @@ type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
 /// The open inventory.
 pub struct Inventory {
+    path: PathBuf,
     jobs: mpsc::Sender<Job>,
     reader: Mutex<Connection>,
 }
@@ -105,9 +124,23 @@ impl Inventory {
     /// [`Error::Newer`] for a file of a newer Duet, [`Error::Migrate`] where a migration fails, else SQLite's own.
     pub fn open(path: &Path) -> Result<Self> {
         keep_private(path)?;
-        let mut writer = connect(path)?;
+        match Self::open_with(path, Index::File) {
+            Err(error) if is_full(&error) => {
+                tracing::error!(path = %path.display(), "no space left on the filesystem of the inventory");
+                Self::open_with(path, Index::Memory)
+            }
+            opened => opened,
+        }
+        .map_err(|error| classify(error, path))
+    }
+
+    fn open_with(path: &Path, index: Index) -> Result<Self> {
+        let mut writer = connect(path, index)?;
         migrate::run(&mut writer, path)?;
-        let reader = connect(path)?;
+        let reader = connect(path, index)?;
+        if let Err(error) = reserve(path) {
+            tracing::warn!(%error, "the inventory's log has no room of its own: on a full disk nothing can be deleted");
+        }
         reader.pragma_update(None, "query_only", true)?;
         let (jobs, queue) = mpsc::channel::<Job>();
         std::thread::Builder::new()
@@ -119,7 +152,7 @@ impl Inventory {
                 }
             })
             .map_err(|e| Error::Migrate { path: path.display().to_string(), reason: e.to_string() })?;
-        Ok(Self { jobs, reader: Mutex::new(reader) })
+        Ok(Self { path: path.to_owned(), jobs, reader: Mutex::new(reader) })
     }
 
     /// Runs `work` in one write transaction on the writer's thread; its error rolls everything back.
@@ -132,6 +165,7 @@ impl Inventory {
         F: FnOnce(&Transaction) -> Result<T> + Send + 'static,
     {
         let (answer, wait) = tokio::sync::oneshot::channel();
+        let path = self.path.clone();
         self.jobs
             .send(Box::new(move |connection| {
                 let result = (|| {
@@ -141,7 +175,7 @@ impl Inventory {
                     Ok(value)
                 })();
                 // Whoever asked may have gone away; the work is done all the same.
-                let _ = answer.send(result.map_err(classify));
+                let _ = answer.send(result.map_err(|error| classify(error, &path)));
             }))
             .map_err(|_| Error::Closed)?;
         wait.await.map_err(|_| Error::Closed)?
@@ -154,7 +188,7 @@ impl Inventory {
     pub fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         // A poisoned lock only means that another reader panicked; a connection holds no half-made state.
         let connection = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        work(&connection)
+        work(&connection).map_err(|error| classify(error, &self.path))
     }
 
     /// The server's own configuration (`/1.0` config).
@@ -193,20 +227,60 @@ fn keep_private(path: &Path) -> Result<()> {
         .map_err(|source| Error::Create { path: path.display().to_string(), source })
 }
 
-fn connect(path: &Path) -> Result<Connection> {
-    let connection = Connection::open(path)?;
+/// Where SQLite keeps the index of the log.
+#[derive(Clone, Copy, Debug)]
+enum Index {
+    /// In a file, which other programs that look into the inventory share.
+    File,
+    /// In memory, which they cannot: the file is this process' alone (<https://www.sqlite.org/vfs.html>, unix-excl).
+    Memory,
+}
+
+fn connect(path: &Path, index: Index) -> Result<Connection> {
+    let connection = match index {
+        Index::File => Connection::open(path)?,
+        Index::Memory => Connection::open_with_flags_and_vfs(path, OpenFlags::default(), "unix-excl")?,
+    };
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    // The last to close would remove the log, and with it its room.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
 
-/// Names the two constraint failures that callers act on
+/// Sees to it that the log has its room, beyond what is written of it. Once it has, this changes nothing.
+fn reserve(path: &Path) -> io::Result<()> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(log)?;
+    match fallocate(&file, FallocateFlags::KEEP_SIZE, 0, LOG_ROOM) {
+        // A filesystem that knows no such promise.
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether SQLite met a full disk: in the file or the log, or when it made the log's index.
+fn is_full(error: &Error) -> bool {
+    const INDEX: [i32; 3] = [ffi::SQLITE_IOERR_SHMSIZE, ffi::SQLITE_IOERR_SHMMAP, ffi::SQLITE_IOERR_SHMOPEN];
+    match error {
+        Error::Sqlite(rusqlite::Error::SqliteFailure(failure, _)) => {
+            failure.code == ErrorCode::DiskFull || INDEX.contains(&failure.extended_code)
+        }
+        Error::Full { .. } => true,
+        _ => false,
+    }
+}
+
+/// Names a full disk and the two constraint failures that callers act on
 /// (<https://www.sqlite.org/rescode.html#extrc>).
-fn classify(error: Error) -> Error {
-    use rusqlite::ffi;
+fn classify(error: Error, path: &Path) -> Error {
+    if is_full(&error) {
+        return Error::Full { path: path.display().to_string() };
+    }
     if let Error::Sqlite(rusqlite::Error::SqliteFailure(code, _)) = &error {
         match code.extended_code {
             ffi::SQLITE_CONSTRAINT_UNIQUE | ffi::SQLITE_CONSTRAINT_PRIMARYKEY => return Error::Exists,

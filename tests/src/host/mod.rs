@@ -1,6 +1,7 @@
 //! A test's own machine, with a daemon in it.
 
 mod daemon;
+mod disk;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -82,14 +83,25 @@ impl Host {
     /// A host in which no daemon runs yet.
     #[track_caller]
     pub fn bare() -> Self {
+        Self::stand_in(Self::folder())
+    }
+
+    /// A new folder for a host's files.
+    #[track_caller]
+    fn folder() -> PathBuf {
         assert!(nix::unistd::geteuid().is_root(), "the end-to-end tests need root: run 'sudo make test'");
         let parent = std::env::var("DUET_TEST_DIR").unwrap_or_else(|_| FOLDER.to_owned());
         let folder = tempfile::Builder::new().prefix("duet-e2e-").tempdir_in(parent).expect("a folder").keep();
-        let name = folder.file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned();
-        let test = thread::current().name().unwrap_or("main").replace("::", ".");
         for part in ["state", "home", "tmp"] {
             fs::create_dir(folder.join(part)).expect("a folder");
         }
+        folder
+    }
+
+    #[track_caller]
+    fn stand_in(folder: PathBuf) -> Self {
+        let name = folder.file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned();
+        let test = thread::current().name().unwrap_or("main").replace("::", ".");
         let mut command = Command::new(harness_binary("duet-test-holder"));
         command
             .args(["watch", &name])

@@ -3,23 +3,15 @@
 //! After each kill the daemon that follows has nothing half-made and nothing that nobody owns, has lost nothing that it
 //! had acknowledged, and an instance that ran meanwhile never noticed.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use duet_tests::Host;
 use duet_tests::command::wait;
+use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use rand::{RngExt, SeedableRng};
-use serde_json::Value;
 
-/// A generator whose seed is told, so that a failure can be had again.
-fn chance() -> StdRng {
-    let told = std::env::var("DUET_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = told.unwrap_or_else(rand::random::<u64>);
-    eprintln!("DUET_SEED={seed}");
-    StdRng::seed_from_u64(seed)
-}
+use crate::tidy::{assert_tidy, chance, names, until_at_rest};
 
 /// What a command has brought about when it says that it succeeded.
 type Check = Box<dyn Fn(&Host) -> bool>;
@@ -68,46 +60,6 @@ fn command(host: &Host, chance: &mut StdRng, round: u64) -> (String, Check) {
     }
 }
 
-/// The instances besides the one that is left alone.
-fn names(host: &Host) -> Vec<String> {
-    let instances = host.get("/1.0/instances?recursion=1");
-    let names = instances.as_array().unwrap().iter().map(|instance| instance["name"].as_str().unwrap().to_owned());
-    names.filter(|name| name != "bystander").collect()
-}
-
-/// What there is of the instances on the host, and nothing else.
-fn assert_tidy(host: &Host, round: u64) {
-    let instances: Value = host.get("/1.0/instances?recursion=2");
-    let instances = instances.as_array().unwrap();
-    let running = instances.iter().filter(|instance| instance["status"] == "Running").count();
-    assert_eq!(host.running("duet-monitor").len(), running, "round {round}: monitors");
-    let links = host.sh("ip -br link | grep -c '^duet[0-9a-f]\\{8\\}' || true");
-    assert_eq!(links, running.to_string(), "round {round}: links");
-    let state = host.state();
-    let listed = |folder: &str| -> BTreeSet<String> {
-        let entries = std::fs::read_dir(state.join(folder)).unwrap();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-    };
-    assert_eq!(listed("storage-pools/default/tmp"), BTreeSet::new(), "round {round}: half-made layers");
-    assert_eq!(listed("work"), BTreeSet::new(), "round {round}: half-made images");
-    assert_eq!(listed("run").len(), running, "round {round}: run folders");
-    // Every layer on the disk is somebody's, and everybody's layers are on the disk.
-    let database =
-        rusqlite::Connection::open_with_flags(state.join("duet.db"), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
-            .unwrap();
-    let mut owned = BTreeSet::new();
-    for table in ["instances", "snapshots"] {
-        let mut query = database.prepare(&format!("SELECT volume FROM {table}")).unwrap();
-        let volumes = query.query_map([], |row| row.get::<_, String>(0)).unwrap();
-        for volume in volumes {
-            let volume: Value = serde_json::from_str(&volume.unwrap()).unwrap();
-            owned.extend(volume["lowers"].as_array().into_iter().flatten().map(|id| id.as_str().unwrap().to_owned()));
-            owned.extend(volume["upper"].as_str().map(str::to_owned));
-        }
-    }
-    assert_eq!(listed("storage-pools/default/layers"), owned, "round {round}: layers");
-}
-
 #[test]
 fn heavy_the_daemon_may_be_killed_at_any_instant() {
     let mut host = Host::new();
@@ -134,16 +86,8 @@ fn heavy_the_daemon_may_be_killed_at_any_instant() {
         assert_eq!(host.init_pid("bystander"), pid, "round {round}: {line}");
         assert_eq!(host.inside("bystander", "echo fine"), "fine");
         // What should run is started again in the background.
-        duet_tests::eventually("every instance being at rest", || {
-            let busy = host.get("/1.0/instances?recursion=1");
-            let at_rest = |status: &Value| matches!(status.as_str(), Some("Running" | "Stopped"));
-            busy.as_array()?.iter().all(|instance| at_rest(&instance["status"])).then_some(())
-        });
-        duet_tests::eventually("the daemon's own operations being over", || {
-            let running = host.get("/1.0/operations");
-            running["running"].as_array().is_none_or(Vec::is_empty).then_some(())
-        });
-        assert_tidy(&host, round);
+        until_at_rest(&host);
+        assert_tidy(&host, &format!("round {round}: {line}"));
         if names(&host).len() > 6 {
             for name in names(&host).iter().skip(2) {
                 host.ok(&format!("delete --force {name}"));

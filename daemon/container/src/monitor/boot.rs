@@ -120,7 +120,7 @@ pub(super) fn boot(
 
     // The container runs: nothing from here on may end it.
     if let Err(error) = stage.clear() {
-        eprintln!("duet-monitor: {error}");
+        super::say(error);
     }
     host.socket.keep();
     Ok(Running {

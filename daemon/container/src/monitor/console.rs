@@ -85,6 +85,8 @@ pub(super) struct Console {
     /// Held open so that the master never reports that the last reader hung up.
     slave: OwnedFd,
     log: ConsoleLog,
+    /// Whether the last piece could not be logged.
+    log_fails: bool,
     client: Option<Client>,
     /// Input from the client that the container has not taken.
     input: Vec<u8>,
@@ -99,7 +101,7 @@ pub(super) struct Interest<'a> {
 impl Console {
     pub fn new(pty: Pty, log: ConsoleLog) -> io::Result<Self> {
         socket::set_nonblocking(&pty.master, true)?;
-        Ok(Self { master: pty.master, slave: pty.slave, log, client: None, input: Vec::new() })
+        Ok(Self { master: pty.master, slave: pty.slave, log, log_fails: false, client: None, input: Vec::new() })
     }
 
     pub fn is_attached(&self) -> bool {
@@ -176,10 +178,12 @@ impl Console {
         match rustix::io::read(&self.master, &mut chunk) {
             Ok(0) => {}
             Ok(len) => {
-                if let Err(error) = self.log.append(&chunk[..len]) {
-                    // A full disk must not stop the container; what is missing in the log is missing.
-                    eprintln!("duet-monitor: write the console log: {error}");
+                // A full disk must not stop the container; what is missing in the log is missing, and said once.
+                let logged = self.log.append(&chunk[..len]);
+                if let (Err(error), false) = (&logged, self.log_fails) {
+                    super::say(format_args!("write the console log: {error}"));
                 }
+                self.log_fails = logged.is_err();
                 self.pass_on(&chunk[..len]);
             }
             Err(rustix::io::Errno::IO) => self.reopen_slave(),

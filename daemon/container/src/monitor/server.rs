@@ -186,7 +186,7 @@ impl Server {
                 Ok(Some(_)) => {}
                 Err(error) => {
                     // No descriptors or memory left: clients wait in the queue, and the loop must not spin over them.
-                    eprintln!("duet-monitor: accept a client: {error}");
+                    super::say(format_args!("accept a client: {error}"));
                     self.accept_from = Some(Instant::now() + ACCEPT_PAUSE);
                     return;
                 }
@@ -400,7 +400,7 @@ impl Server {
         if let Purpose::Attach { offered } = &task.purpose
             && let Err(error) = self.running.stage.withdraw(offered)
         {
-            eprintln!("duet-monitor: {error}");
+            super::say(error);
         }
         let connection = task.connection.and_then(|connection| self.connections.get_mut(&connection));
         if let Some(connection) = connection {
@@ -454,8 +454,10 @@ impl Server {
         for id in self.tasks.keys().copied().collect::<Vec<_>>() {
             self.task_ended(id);
         }
-        ending::record(&self.running.run_dir, &record)?;
-        ending::announce(&self.running.run_dir, &mut self.connections, &record)
+        // Those who are there are told even where it cannot be written down, as on a full disk.
+        let recorded = ending::record(&self.running.run_dir, &record);
+        ending::announce(&self.running.run_dir, &mut self.connections, &record)?;
+        recorded
     }
 }
 

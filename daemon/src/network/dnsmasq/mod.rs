@@ -118,7 +118,10 @@ impl NetworkDir {
             file.write_all(text.as_bytes())?;
             fs::rename(&temporary, path)
         };
-        write().map_err(|e| Error::file("write", path, e))
+        write().map_err(|e| {
+            let _ = fs::remove_file(&temporary);
+            Error::file("write", path, e)
+        })
     }
 
     fn host_file(&self, id: &str) -> PathBuf {

@@ -104,7 +104,11 @@ impl Overlay {
             reflink: false,
             fold_above: FOLD_ABOVE,
         };
-        pool.reflink = pool.try_reflink().map_err(|error| error.in_pool(&pool.directory))?;
+        pool.reflink = match pool.try_reflink().map_err(|error| error.in_pool(&pool.directory)) {
+            // A full pool is opened all the same: else nothing could be deleted from it. The next opening knows.
+            Err(Error::NoSpace { .. }) => false,
+            tried => tried?,
+        };
         Ok(pool)
     }
 

@@ -10,7 +10,7 @@ mod ops;
 mod remove;
 mod resolve;
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
@@ -30,7 +30,8 @@ pub fn main() -> ExitCode {
     let (socket, subject) = match enter::take_descriptors() {
         Ok(pair) => pair,
         Err(errno) => {
-            eprintln!("duet-monitor files: descriptors 0 and 1 must be a socket and what to serve: {errno}");
+            let what = "descriptors 0 and 1 must be a socket and what to serve";
+            let _ = writeln!(io::stderr(), "duet-monitor files: {what}: {errno}");
             return ExitCode::FAILURE;
         }
     };
