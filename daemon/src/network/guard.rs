@@ -42,8 +42,10 @@ const DELETE_TABLE: u16 = 10 << 8 | 2;
 /// A firewall that is restarted drops all and then loads its own; ours comes after.
 const SETTLE: Duration = Duration::from_millis(500);
 /// A dnsmasq that ends again soon, or can't be started, is tried again after this, and then twice as long each time.
-const FIRST_DELAY: Duration = Duration::from_secs(10);
+const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LAST_DELAY: Duration = Duration::from_secs(600);
+/// How much longer than it was waited for it has to run, so that its end is not one of a row.
+const STEADY: Duration = Duration::from_secs(60);
 
 /// Begins to watch; the task ends when the manager is gone.
 pub(super) fn spawn(inner: Weak<Inner>) -> JoinHandle<()> {
@@ -142,7 +144,7 @@ impl Guard {
         tracing::warn!(network = name, "dnsmasq has ended; starting it again");
         let now = Instant::now();
         let delay = match self.attempts.get(name) {
-            Some((at, delay)) if now.duration_since(*at) < LAST_DELAY => (*delay * 2).min(LAST_DELAY),
+            Some((at, delay)) if now.duration_since(*at) < *delay + STEADY => (*delay * 2).min(LAST_DELAY),
             _ => FIRST_DELAY,
         };
         self.attempts.insert(name.to_owned(), (now, delay));
