@@ -198,6 +198,11 @@ async fn attend(
 /// The command's exit status as our own; what the daemon refuses because of the command itself has one as well.
 fn exit_status(program: &str, result: anyhow::Result<i64>) -> anyhow::Result<u8> {
     match result {
+        // The daemon has no status to tell: nobody was left who could have said it.
+        Ok(..0) => {
+            eprintln!("Error: {program}: the instance ended under the command");
+            Ok(255)
+        }
         Ok(status) => Ok(u8::try_from(status).unwrap_or(255)),
         Err(error) => match error.downcast_ref::<Error>() {
             Some(Error::Failed { message, .. }) if message.to_lowercase().contains("command not found") => {
