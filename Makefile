@@ -14,7 +14,7 @@ PROGRAMS  = duet duetd duet-monitor
 UNITS     = duetd.service duet-instances.service
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart build test test-host host-shell lint bench install uninstall clean
+.PHONY: help quickstart build test test-host host-shell fuzz lint bench install uninstall clean
 
 help: ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -33,6 +33,9 @@ test-host: ## check the built programs on a whole Debian machine in software, T=
 
 host-shell: ## a root shell on such a machine, which is gone when it is left (as root)
 	@tests/host/shell.sh
+
+fuzz: ## fuzz what strangers feed Duet, T=name for one target, SECONDS=60 for each
+	@FUZZ_SECONDS=$(SECONDS) tests/fuzz.sh $(T)
 
 lint: ## formatting, clippy with warnings as errors, shellcheck where it is installed
 	@$(PACKAGING)/lint.sh

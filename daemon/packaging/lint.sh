@@ -10,6 +10,9 @@ step "rustfmt"
 as_owner cargo fmt --all --check
 step "clippy"
 as_owner cargo clippy --locked --workspace --all-targets -- -D warnings
+# The fuzzing programs, without building the libFuzzer that only running them needs.
+as_owner env CUSTOM_LIBFUZZER_PATH=/unused/libfuzzer.a \
+    cargo clippy --locked -p duet-fuzz --features libfuzzer --bins -- -D warnings
 if command -v shellcheck >/dev/null; then
     step "shellcheck"
     git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck -x

@@ -20,7 +20,7 @@ const LARGEST_REGEX: usize = 256 << 10;
 ///
 /// # Errors
 /// A filter that cannot be understood.
-pub(super) fn keep<T: Serialize>(filter: Option<&str>, items: Vec<T>) -> Result<Vec<T>> {
+pub fn keep<T: Serialize>(filter: Option<&str>, items: Vec<T>) -> Result<Vec<T>> {
     let Some(filter) = filter else { return Ok(items) };
     let filter = Filter::parse(filter)?;
     let mut kept = Vec::new();

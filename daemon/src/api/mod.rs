@@ -10,7 +10,7 @@ mod exec;
 mod extensions;
 mod extract;
 mod files;
-mod filter;
+pub mod filter;
 mod image_aliases;
 mod images;
 mod instance_metadata;
