@@ -33,4 +33,3 @@ mod storage;
 mod tidy;
 mod traces;
 mod updates;
-mod updates;
