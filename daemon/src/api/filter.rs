@@ -67,19 +67,21 @@ impl Filter {
             if not {
                 field = words.next().ok_or_else(|| bad("\"not\" is followed by nothing".into()))?;
             }
-            let operator = words.next().ok_or_else(|| bad(format!("\"{field}\" is compared with nothing")))?;
+            let operator = words.next().ok_or_else(|| bad(format!("{field:?} is compared with nothing")))?;
             let equal = match operator.to_ascii_lowercase().as_str() {
                 "eq" => true,
                 "ne" => false,
-                _ => return Err(bad(format!("\"{operator}\" is neither eq nor ne"))),
+                _ => return Err(bad(format!("{operator:?} is neither eq nor ne"))),
             };
-            let value = words.next().ok_or_else(|| bad(format!("\"{field} {operator}\" is followed by nothing")))?;
+            let value = words
+                .next()
+                .ok_or_else(|| bad(format!("{:?} is followed by nothing", format!("{field} {operator}"))))?;
             clauses.push(Clause { join, not, field, equal, pattern: pattern(&value), value });
             join = match words.next() {
                 None => return Ok(Self(clauses)),
                 Some(word) if word.eq_ignore_ascii_case("and") => Join::And,
                 Some(word) if word.eq_ignore_ascii_case("or") => Join::Or,
-                Some(word) => return Err(bad(format!("\"{word}\" is neither and nor or"))),
+                Some(word) => return Err(bad(format!("{word:?} is neither and nor or"))),
             };
         }
     }
@@ -188,9 +190,12 @@ mod tests {
 
     #[test]
     fn what_is_no_filter_is_said_so() {
-        for text in ["name", "name eq", "name is x", "name eq x and", "name eq x name eq y", "not", "name eq \"x"] {
+        for text in
+            ["name", "name eq", "name is x", "name eq x and", "name eq x name eq y", "not", "name eq \"x", "a\n b"]
+        {
             let error = Filter::parse(text).unwrap_err().to_string();
             assert!(error.starts_with("Invalid filter: "), "{text}: {error}");
+            assert!(!error.contains('\n'), "{text}: {error}");
         }
     }
 }
