@@ -42,7 +42,7 @@ for name in "${targets[@]}"; do
     corpus=$target/fuzz/corpus/$name
     findings=$target/fuzz/findings/$name
     as_owner mkdir -p "$corpus" "$findings"
-    as_owner cargo run --quiet --locked -p duet-fuzz --bin duet-fuzz-seeds -- "$name" "$corpus"
+    as_owner cargo run --quiet --locked -p duet-fuzz --example seeds -- "$name" "$corpus"
     kept=()
     [ -d "tests/fuzz/regressions/$name" ] && kept=("tests/fuzz/regressions/$name")
     fuzz run "$name" "$corpus" "${kept[@]}" -- -max_total_time="$seconds" -timeout=10 -max_len=32768 \

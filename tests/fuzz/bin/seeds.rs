@@ -1,4 +1,4 @@
-//! Writes the inputs that fuzzing begins with: `duet-fuzz-seeds TARGET FOLDER`.
+//! Writes the inputs that fuzzing begins with: `seeds TARGET FOLDER`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
