@@ -13,7 +13,7 @@ use super::{Depth, Recursion};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::instances::lifecycle::{Observed, Request};
-use crate::instances::{create, delete, expand, expand_all, snapshot, state, update};
+use crate::instances::{create, delete, expand, expand_all, listing, snapshot, state, update};
 use crate::operations::{Operation, Plan};
 
 /// Lists the instances.
@@ -33,8 +33,8 @@ pub(super) async fn list(State(app): State<App>, Query(query): Query<Recursion>)
             let all = expand_all(&app)?.into_iter().map(|e| e.render(&app)).collect();
             query.answer(all, |instance| format!("/1.0/instances/{}", instance.name))
         }
-        1 => query.answer(expand::written_all(&app)?, |_| String::new()),
-        _ => query.answer(state::full_all(&app).await?, |_| String::new()),
+        1 => query.answer_written(listing::plain(&app)?),
+        _ => query.answer_written(listing::full(&app).await?),
     }
 }
 

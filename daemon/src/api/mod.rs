@@ -107,6 +107,18 @@ impl Recursion {
         let kept = filter::keep(self.filter(), items)?;
         Ok(if self.deep() { response::sync(kept) } else { response::sync(kept.iter().map(path).collect::<Vec<_>>()) })
     }
+
+    /// The objects that are wanted of a JSON array of all of them.
+    ///
+    /// # Errors
+    /// As [`answer`](Self::answer).
+    fn answer_written(&self, all: String) -> response::Answer {
+        if self.filter().is_none() {
+            return Ok(response::sync_written(&all));
+        }
+        let all: Vec<serde_json::Value> = serde_json::from_str(&all).map_err(Error::internal)?;
+        Ok(response::sync(filter::keep(self.filter(), all)?))
+    }
 }
 
 /// Merges `changes` into `config`; an empty value removes a key.

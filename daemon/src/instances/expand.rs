@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 
 use duet_client::api::{Instance, InstancePut, InstanceType, StatusCode};
-use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
 
 use super::lifecycle::Observed;
 use crate::app::App;
@@ -76,28 +74,6 @@ pub fn find_row(app: &App, name: &str) -> Result<InstanceRow> {
 pub fn expand_all(app: &App) -> Result<Vec<Expanded>> {
     let profiles = profile_table(app)?;
     app.inventory.instances()?.into_iter().map(|row| expand_with(&profiles, row)).collect()
-}
-
-/// Every instance as it is on the wire, by name.
-///
-/// # Errors
-/// The inventory's.
-pub fn written_all(app: &App) -> Result<Vec<Written>> {
-    let profiles = profile_table(app)?;
-    let rows = app.inventory.instances()?.into_iter();
-    rows.map(|row| written(&expand_with(&profiles, row)?.render(app))).collect()
-}
-
-/// An object of a list, as JSON already: each is written as soon as it is known, since a thousand of them in memory at
-/// once are many megabytes in small pieces, which a daemon would keep.
-pub type Written = Box<RawValue>;
-
-/// Writes one object of a list.
-///
-/// # Errors
-/// What JSON has no words for.
-pub fn written(object: &impl Serialize) -> Result<Written> {
-    to_raw_value(object).map_err(Error::internal)
 }
 
 /// The status that goes with what is observed.

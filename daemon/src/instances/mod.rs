@@ -17,6 +17,7 @@ pub mod expand;
 pub mod files;
 pub mod idmap;
 pub mod lifecycle;
+pub mod listing;
 pub mod live;
 pub mod plan;
 pub mod schedule;
@@ -46,6 +47,7 @@ use crate::app::App;
 use crate::error::{Context, Error, Result};
 use crate::storage::{LayerId, Made, Taken, Volume};
 use idmap::HostIds;
+use listing::Listing;
 use slot::{Slot, Slots};
 
 /// What the verbs share.
@@ -60,6 +62,8 @@ pub struct Instances {
     reserved: Arc<Mutex<HashSet<String>>>,
     /// Bytes of a stopped instance's own layer, which does not change while it is stopped.
     usage: Mutex<HashMap<i64, (LayerId, u64)>>,
+    /// What lists of all instances are made of.
+    pub listing: Listing,
 }
 
 impl Instances {
@@ -77,6 +81,7 @@ impl Instances {
             host_ids: HostIds::read(),
             reserved: Arc::default(),
             usage: Mutex::default(),
+            listing: Listing::default(),
         })
     }
 

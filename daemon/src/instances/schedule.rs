@@ -27,6 +27,7 @@ pub async fn run(app: App) {
         take_due(&app, &since, &until).await;
         expire(&app).await;
         since = until;
+        app.instances.listing.forget_unused();
         duet_sys::memory::give_back();
     }
 }

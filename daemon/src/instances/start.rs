@@ -14,6 +14,7 @@ use duet_container::cgroup::{Cgroup, CreateOptions};
 use duet_container::runtime::{Created, Starting};
 use duet_container::spec::{CgroupDir, CgroupKind, ContainerSpec, IdMap};
 use jiff::Timestamp;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 use super::expand::{self, Expanded};
@@ -59,7 +60,9 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
     let created =
         blocking(move || Starting::spawn(&spec, &binary, log, &[]).and_then(Starting::wait_created).map_err(failure))
             .await?;
-    attach_nics(app, &created, &plan.nics).await?;
+    if let Err(error) = attach_nics(app, &created, &plan.nics).await {
+        return Err(ended_early(created).await.unwrap_or(error));
+    }
     let started = blocking(move || created.go().and_then(|()| created.wait_started()).map_err(failure)).await?;
 
     let live = Live::new(Parts {
@@ -91,6 +94,16 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
 
 fn failure(error: duet_container::runtime::StartError) -> Error {
     Error::internal(format!("Failed to start the instance: {error}"))
+}
+
+/// Why a container ended that was to wait for its network: its monitor knows, where the network only misses its process.
+/// None: it has not ended.
+async fn ended_early(created: Created) -> Option<Error> {
+    let mut end = [PollFd::new(&created.pidfd, PollFlags::IN)];
+    match poll(&mut end, Some(&Timespec::default())) {
+        Ok(1..) => blocking(move || created.wait_started().map(drop).map_err(failure)).await.err(),
+        _ => None,
+    }
 }
 
 /// What is ready for the monitor.

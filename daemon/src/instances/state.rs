@@ -1,6 +1,6 @@
 //! What an instance is doing: processes, CPU, memory, disk, network.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use duet_client::api::{
     InstanceFull, InstanceSnapshot, InstanceState, InstanceStateCpu, InstanceStateDisk, InstanceStateMemory,
@@ -8,35 +8,65 @@ use duet_client::api::{
 };
 use duet_container::stats::{Reader, Usage};
 
-use super::expand::{self, Expanded, ProfileTable, Written, status_of};
+use super::expand::{self, Expanded, ProfileTable, status_of};
 use super::live::Live;
 use super::plan;
 use crate::app::App;
+use crate::config::values::MemoryLimit;
 use crate::error::{Error, Result, blocking};
 use crate::inventory::SnapshotRow;
-use crate::storage::References;
+use crate::storage::{References, Volume};
 
 /// The state of one instance.
 ///
 /// # Errors
 /// Where the kernel or the storage cannot be asked.
 pub async fn state(app: &App, expanded: &Expanded) -> Result<InstanceState> {
-    state_on(app, expanded, plan::host_memory().unwrap_or(0)).await
+    of(app, &Subject::of(expanded), plan::host_memory().unwrap_or(0)).await
+}
+
+/// What of an instance its state depends on.
+pub struct Subject {
+    /// The inventory's id of it.
+    pub id: i64,
+    /// The device that is its root.
+    root: Option<String>,
+    pool: String,
+    volume: Volume,
+    memory: Option<MemoryLimit>,
+}
+
+impl Subject {
+    /// That of an instance with its profiles applied.
+    pub fn of(expanded: &Expanded) -> Self {
+        let is = |device: &BTreeMap<String, String>, key, value| device.get(key).is_some_and(|found| found == value);
+        let root = expanded.devices.iter().find(|(_, device)| is(device, "type", "disk") && is(device, "path", "/"));
+        Self {
+            id: expanded.row.id,
+            root: root.map(|(name, _)| name.clone()),
+            pool: expanded.row.pool.clone(),
+            volume: expanded.row.volume.clone(),
+            memory: expanded.config.get("limits.memory").and_then(|text| text.parse().ok()),
+        }
+    }
 }
 
 /// [`state`] on a host with so much memory, which for a list of many is looked at once.
-async fn state_on(app: &App, expanded: &Expanded, host_memory: u64) -> Result<InstanceState> {
-    let slot = app.instances.slot(expanded.row.id);
+///
+/// # Errors
+/// As [`state`].
+pub async fn of(app: &App, subject: &Subject, host_memory: u64) -> Result<InstanceState> {
+    let slot = app.instances.slot(subject.id);
     let live = slot.live();
     let status = status_of(slot.observed());
     let mut state = InstanceState {
         status: status.to_string(),
         status_code: status,
-        disk: disk(app, expanded, live.is_some()).await?,
+        disk: disk(app, subject, live.is_some()).await?,
         ..InstanceState::default()
     };
     let Some(live) = live else {
-        state.memory.total = total_memory(expanded, host_memory);
+        state.memory.total = total_memory(subject, host_memory);
         return Ok(state);
     };
     // An instance that ends in this moment has no counters any more: it is then shown as stopped by the next request.
@@ -51,7 +81,7 @@ async fn state_on(app: &App, expanded: &Expanded, host_memory: u64) -> Result<In
     state.pid = i64::from(live.init_pid);
     state.started_at = live.started_at.into();
     if state.status_code == StatusCode::Running && state.memory.total == 0 {
-        state.memory.total = total_memory(expanded, host_memory);
+        state.memory.total = total_memory(subject, host_memory);
     }
     Ok(state)
 }
@@ -77,29 +107,24 @@ fn fill(state: &mut InstanceState, usage: Usage) {
 }
 
 /// The limit, or the host's memory.
-fn total_memory(expanded: &Expanded, host: u64) -> i64 {
-    let limit = expanded.config.get("limits.memory").and_then(|text| text.parse().ok());
-    let limit = limit.map_or(host, |limit: crate::config::values::MemoryLimit| limit.bytes(host));
+fn total_memory(subject: &Subject, host: u64) -> i64 {
+    let limit = subject.memory.as_ref().map_or(host, |limit| limit.bytes(host));
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 /// What the root disk occupies by itself: the image and what other instances share is not counted.
-async fn disk(app: &App, expanded: &Expanded, running: bool) -> Result<BTreeMap<String, InstanceStateDisk>> {
-    let row = &expanded.row;
-    let is_root = |d: &BTreeMap<String, String>| {
-        d.get("type").is_some_and(|t| t == "disk") && d.get("path").is_some_and(|p| p == "/")
-    };
-    let Some((device, _)) = expanded.devices.iter().find(|(_, d)| is_root(d)) else { return Ok(BTreeMap::new()) };
-    let Ok(pool) = app.pools.get(&row.pool) else { return Ok(BTreeMap::new()) };
-    let known = if running { None } else { app.instances.known_usage(row.id, row.volume.upper) };
+async fn disk(app: &App, subject: &Subject, running: bool) -> Result<BTreeMap<String, InstanceStateDisk>> {
+    let Some(device) = &subject.root else { return Ok(BTreeMap::new()) };
+    let Ok(pool) = app.pools.get(&subject.pool) else { return Ok(BTreeMap::new()) };
+    let known = if running { None } else { app.instances.known_usage(subject.id, subject.volume.upper) };
     let bytes = match known {
         Some(bytes) => bytes,
         None => {
-            let volume = row.volume.clone();
+            let volume = subject.volume.clone();
             let others = References::new();
             let bytes = blocking(move || pool.volume_usage(&volume, &others)).await?.own;
             if !running {
-                app.instances.remember_usage(row.id, row.volume.upper, bytes);
+                app.instances.remember_usage(subject.id, subject.volume.upper, bytes);
             }
             bytes
         }
@@ -114,42 +139,8 @@ async fn disk(app: &App, expanded: &Expanded, running: bool) -> Result<BTreeMap<
 /// As [`state`].
 pub async fn full(app: &App, expanded: Expanded) -> Result<InstanceFull> {
     let snapshots = app.inventory.snapshots(expanded.row.id)?;
-    let host_memory = plan::host_memory().unwrap_or(0);
-    with_snapshots(app, expanded, &expand::profile_table(app)?, snapshots, host_memory).await
-}
-
-/// Every instance with its state and snapshots.
-///
-/// # Errors
-/// As [`state`].
-pub async fn full_all(app: &App) -> Result<Vec<Written>> {
-    let profiles = expand::profile_table(app)?;
-    let host_memory = plan::host_memory().unwrap_or(0);
-    let mut snapshots: HashMap<i64, Vec<SnapshotRow>> = HashMap::new();
-    for snapshot in app.inventory.all_snapshots()? {
-        snapshots.entry(snapshot.instance_id).or_default().push(snapshot);
-    }
-    let mut all = Vec::new();
-    for row in app.inventory.instances()? {
-        let own = snapshots.remove(&row.id).unwrap_or_default();
-        let expanded = expand::expand_with(&profiles, row)?;
-        all.push(expand::written(&with_snapshots(app, expanded, &profiles, own, host_memory).await?)?);
-    }
-    Ok(all)
-}
-
-async fn with_snapshots(
-    app: &App,
-    expanded: Expanded,
-    profiles: &ProfileTable,
-    snapshots: Vec<SnapshotRow>,
-    host_memory: u64,
-) -> Result<InstanceFull> {
-    let snapshots = match snapshots.is_empty() {
-        true => None,
-        false => Some(snapshots.into_iter().map(|s| render_snapshot(profiles, s)).collect::<Result<Vec<_>>>()?),
-    };
-    let state = Some(state_on(app, &expanded, host_memory).await?);
+    let snapshots = if snapshots.is_empty() { None } else { Some(render_snapshots(app, snapshots)?) };
+    let state = Some(state(app, &expanded).await?);
     Ok(InstanceFull { instance: expanded.render(app), backups: None, state, snapshots })
 }
 
@@ -158,8 +149,12 @@ async fn with_snapshots(
 /// # Errors
 /// The inventory's.
 pub fn render_snapshots(app: &App, rows: Vec<SnapshotRow>) -> Result<Vec<InstanceSnapshot>> {
-    let profiles = expand::profile_table(app)?;
-    rows.into_iter().map(|row| render_snapshot(&profiles, row)).collect()
+    render_snapshots_with(&expand::profile_table(app)?, rows)
+}
+
+/// [`render_snapshots`], with profiles that were looked up already.
+pub(super) fn render_snapshots_with(profiles: &ProfileTable, rows: Vec<SnapshotRow>) -> Result<Vec<InstanceSnapshot>> {
+    rows.into_iter().map(|row| render_snapshot(profiles, row)).collect()
 }
 
 /// A profile that is gone is left out of what is expanded.

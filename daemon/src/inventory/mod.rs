@@ -27,7 +27,8 @@ use std::fs::{OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, ffi};
@@ -115,6 +116,7 @@ pub struct Inventory {
     path: PathBuf,
     jobs: mpsc::Sender<Job>,
     reader: Mutex<Connection>,
+    generation: Arc<AtomicU64>,
 }
 
 impl Inventory {
@@ -152,7 +154,7 @@ impl Inventory {
                 }
             })
             .map_err(|e| Error::Migrate { path: path.display().to_string(), reason: e.to_string() })?;
-        Ok(Self { path: path.to_owned(), jobs, reader: Mutex::new(reader) })
+        Ok(Self { path: path.to_owned(), jobs, reader: Mutex::new(reader), generation: Arc::default() })
     }
 
     /// Runs `work` in one write transaction on the writer's thread; its error rolls everything back.
@@ -166,6 +168,7 @@ impl Inventory {
     {
         let (answer, wait) = tokio::sync::oneshot::channel();
         let path = self.path.clone();
+        let generation = Arc::clone(&self.generation);
         self.jobs
             .send(Box::new(move |connection| {
                 let result = (|| {
@@ -174,11 +177,17 @@ impl Inventory {
                     tx.commit()?;
                     Ok(value)
                 })();
+                generation.fetch_add(1, Ordering::Release);
                 // Whoever asked may have gone away; the work is done all the same.
                 let _ = answer.send(result.map_err(|error| classify(error, &path)));
             }))
             .map_err(|_| Error::Closed)?;
         wait.await.map_err(|_| Error::Closed)?
+    }
+
+    /// Changes with every write, before whoever asked for that is answered: what was read since it was this is still so.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Runs `work` on the reading connection.

@@ -103,6 +103,58 @@ fn recursion_gives_objects_and_then_their_state() {
     }
 }
 
+/// Holds the lists of all instances against the instances by themselves.
+#[track_caller]
+fn assert_lists_agree(host: &Host, after: &str) {
+    // What is measured moves on between two requests.
+    let at_rest = |mut instance: Value| {
+        if let Some(state) = instance["state"].as_object_mut() {
+            state.retain(|key, _| ["status", "status_code", "pid"].contains(&key.as_str()));
+        }
+        instance
+    };
+    let names = host.get("/1.0/instances");
+    let one_by_one = |query: &str| -> Vec<Value> {
+        let names = names.as_array().unwrap().iter();
+        names.map(|name| at_rest(host.get(&format!("{}{query}", name.as_str().unwrap())))).collect()
+    };
+    let list = |query: &str| -> Vec<Value> {
+        host.get(&format!("/1.0/instances?{query}")).as_array().unwrap().iter().cloned().map(at_rest).collect()
+    };
+    assert_eq!(list("recursion=1"), one_by_one(""), "{after}");
+    assert_eq!(list("recursion=2"), one_by_one("?recursion=1"), "{after}");
+    assert_eq!(list("recursion=1&filter=name+ne+nobody"), one_by_one(""), "{after}");
+    assert_eq!(list("recursion=2&filter=name+ne+nobody"), one_by_one("?recursion=1"), "{after}");
+}
+
+#[test]
+fn lists_show_what_was_changed_a_moment_ago() {
+    let host = Host::new();
+    assert_lists_agree(&host, "nothing");
+    let steps = [
+        "init busybox c1",
+        "launch busybox c2",
+        "pause c2",
+        "resume c2",
+        "config set c1 user.word='a quoted one'",
+        "profile set default user.all=1",
+        "snapshot create c1 s1",
+        "snapshot create c2 s1",
+        "snapshot delete c1 s1",
+        "rename c1 c3",
+        "copy c2 c4",
+        "stop c2 --force",
+        "start c3",
+        "delete c4",
+        "delete c2 c3 --force",
+    ];
+    for step in steps {
+        host.ok(step);
+        assert_lists_agree(&host, step);
+    }
+    assert_eq!(host.get("/1.0/instances?recursion=2"), json!([]));
+}
+
 #[test]
 fn operations_can_be_listed_and_waited_for() {
     let host = Host::new();
