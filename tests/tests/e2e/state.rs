@@ -25,8 +25,11 @@ fn a_stopped_instance_has_a_state() {
 #[test]
 fn processes_and_processor_time_are_counted() {
     let host = Host::new();
-    // With its address it has nothing left to do, and its processes are as many as they stay.
+    // With its address, and the script ended that set it, it has nothing left to do: its processes are as many as they stay.
     host.ok("launch busybox c1 --wait=ipv4");
+    within(Duration::from_secs(20), "the end of udhcpc's script", || {
+        (host.processes_inside("c1", "default.script") == 0).then_some(())
+    });
     let first = state(&host);
     assert_eq!(first["status_code"], 103);
     let before = first["processes"].as_i64().unwrap();
