@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::context::Context;
-use super::output::print;
+use super::output::{print, print_bytes};
 use super::parse::required_name;
 use super::streams::{End, drain, receive_all, send_all, send_control};
 use super::terminal::{self, RawMode};
@@ -63,7 +63,7 @@ pub(super) async fn show_log(context: &Context, instance: &str) -> anyhow::Resul
     let response = context.client.open(Method::GET, &url, HeaderMap::new(), empty_body()).await?;
     let bytes = response.into_body().collect().await.context("the console log broke off")?.to_bytes();
     print("Console log:\n\n")?;
-    print(&String::from_utf8_lossy(&bytes))?;
+    print_bytes(&bytes)?;
     print("\n")
 }
 

@@ -3,14 +3,15 @@
 use anyhow::Context as _;
 use clap::Args;
 use http::Method;
-use serde::Serialize as _;
+use serde::{Deserialize as _, Serialize as _};
 use serde_json::Value;
 
 use super::context::Context;
-use super::output::print_line;
+use super::output::{print_bytes, print_line};
 use super::parse::local_name;
 use crate::Url;
 use crate::api::{Operation, ResponseType};
+use crate::http::Reply;
 
 /// Send a request to the API
 #[derive(Debug, Args)]
@@ -36,13 +37,19 @@ impl Query {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let path = if self.path.starts_with('/') { self.path.as_str() } else { local_name(&self.path)? };
         let url = Url::raw(path);
-        let mut envelope = context.client.raw(self.request, &url, self.data.map(String::into_bytes)).await?;
-        if self.wait && envelope.kind == ResponseType::Async {
-            let operation: Operation =
-                serde_json::from_value(envelope.metadata).context("the answer holds no operation")?;
+        let mut reply = context.client.raw(self.request, &url, self.data.map(String::into_bytes)).await?;
+        if let Reply::Envelope(begun) = &reply
+            && self.wait
+            && begun.kind == ResponseType::Async
+        {
+            let operation = Operation::deserialize(&begun.metadata).context("the answer holds no operation")?;
             let url = Url::new(&["1.0", "operations", &operation.id, "wait"]).query("timeout", "-1");
-            envelope = context.client.raw(Method::GET, &url, None).await?;
+            reply = context.client.raw(Method::GET, &url, None).await?;
         }
+        let envelope = match reply {
+            Reply::Envelope(envelope) => envelope,
+            Reply::Other(bytes) => return print_bytes(&bytes),
+        };
         if self.raw {
             return print_line(&tabbed(&serde_json::to_value(envelope)?)?);
         }

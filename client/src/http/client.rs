@@ -58,10 +58,13 @@ pub enum Outcome {
     Background(api::Operation),
 }
 
-/// An answer whose envelope was opened.
+/// What a request by hand is answered with.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) envelope: api::Response,
+pub enum Reply {
+    /// The API's envelope.
+    Envelope(api::Response),
+    /// Something else: a file, or the API's own description.
+    Other(Bytes),
 }
 
 /// A client of one daemon.
@@ -186,12 +189,10 @@ impl Client {
         url: &Url,
         headers: HeaderMap,
         body: Body,
-    ) -> Result<Answer, Error> {
+    ) -> Result<api::Response, Error> {
         let name = format!("{method} {url}");
         let (bytes, _) = self.send(method, url, headers, body).await?;
-        let envelope = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::Garbled { request: name, detail: error.to_string() })?;
-        Ok(Answer { envelope })
+        serde_json::from_slice(&bytes).map_err(|error| Error::Garbled { request: name, detail: error.to_string() })
     }
 
     /// Sends a request and gives the envelope of a success as it came, and its ETag.
@@ -281,8 +282,8 @@ impl Client {
         outcome(&format!("DELETE {url}"), answer)
     }
 
-    /// Any request, the envelope as it is (`duet query`).
-    pub async fn raw(&self, method: Method, url: &Url, body: Option<Vec<u8>>) -> Result<api::Response, Error> {
+    /// Any request, the answer as it is (`duet query`).
+    pub async fn raw(&self, method: Method, url: &Url, body: Option<Vec<u8>>) -> Result<Reply, Error> {
         let mut headers = HeaderMap::new();
         let body = match body {
             Some(bytes) => {
@@ -291,17 +292,23 @@ impl Client {
             }
             None => empty_body(),
         };
-        Ok(self.exchange(method, url, headers, body).await?.envelope)
+        let (bytes, _) = self.send(method, url, headers, body).await?;
+        // Nothing but an envelope says of what kind it is.
+        let is_envelope = serde_json::from_slice::<Value>(&bytes).is_ok_and(|value| value["type"].is_string());
+        match serde_json::from_slice(&bytes) {
+            Ok(envelope) if is_envelope => Ok(Reply::Envelope(envelope)),
+            _ => Ok(Reply::Other(bytes)),
+        }
     }
 }
 
-fn outcome(request: &str, answer: Answer) -> Result<Outcome, Error> {
-    match answer.envelope.kind {
-        api::ResponseType::Sync => Ok(Outcome::Done(answer.envelope.metadata)),
-        api::ResponseType::Async => serde_json::from_value(answer.envelope.metadata)
+fn outcome(request: &str, answer: api::Response) -> Result<Outcome, Error> {
+    match answer.kind {
+        api::ResponseType::Sync => Ok(Outcome::Done(answer.metadata)),
+        api::ResponseType::Async => serde_json::from_value(answer.metadata)
             .map(Outcome::Background)
             .map_err(|error| Error::Garbled { request: request.to_owned(), detail: error.to_string() }),
-        api::ResponseType::Error => Err(Error::Garbled { request: request.to_owned(), detail: answer.envelope.error }),
+        api::ResponseType::Error => Err(Error::Garbled { request: request.to_owned(), detail: answer.error }),
     }
 }
 

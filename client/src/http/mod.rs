@@ -15,7 +15,7 @@ mod session;
 mod url;
 mod websocket;
 
-pub use client::{Body, Client, Outcome, default_directory, empty_body, json_body, stream_body};
+pub use client::{Body, Client, Outcome, Reply, default_directory, empty_body, json_body, stream_body};
 pub use error::Error;
 pub use files::{FileContent, FileOwner, RemoteFile};
 pub use images::{ExportedPart, ImageUpload};

@@ -84,9 +84,7 @@ pub(super) async fn put(
     headers: HeaderMap,
     Input(body): Input<ProjectPut>,
 ) -> Answer {
-    exists(&name)?;
-    let project = default_project(&app)?;
-    if_match(&headers, &etag(&(&project.config, &project.description)))?;
+    let project = to_change(&app, &name, &headers)?;
     if let Some(key) = project.config.keys().find(|key| !body.config.contains_key(*key)) {
         return Err(fixed(&format!("{key} is missing")));
     }
@@ -107,10 +105,16 @@ pub(super) async fn patch(
     headers: HeaderMap,
     Input(body): Input<ProjectPut>,
 ) -> Answer {
-    exists(&name)?;
-    let project = default_project(&app)?;
-    if_match(&headers, &etag(&(&project.config, &project.description)))?;
+    let project = to_change(&app, &name, &headers)?;
     unchanged(&project, &body)
+}
+
+/// The project, as the client knows it.
+fn to_change(app: &App, name: &str, headers: &HeaderMap) -> Result<Project> {
+    exists(name)?;
+    let project = default_project(app)?;
+    if_match(headers, &etag(&(&project.config, &project.description)))?;
+    Ok(project)
 }
 
 fn unchanged(project: &Project, body: &ProjectPut) -> Answer {

@@ -458,4 +458,9 @@ fn the_query_command_reaches_the_api() {
         .succeeded();
     assert_eq!(host.status("c1"), "Stopped");
     host.fails("query /1.0/instances/none", "not found");
+    // What is in no envelope comes as it is.
+    let document: Value = serde_json::from_str(&host.ok("query /1.0/openapi.json")).unwrap();
+    assert_eq!(document["info"]["title"], "Duet");
+    let names = host.ok("query /1.0/instances/c1/files?path=/etc/hostname");
+    assert_eq!(names, host.ok("file pull c1/etc/hostname -"));
 }

@@ -16,12 +16,17 @@ use std::io::Write as _;
 
 use serde::Serialize;
 
-/// Writes text to standard output. A closed pipe is an error like any other; `main` keeps quiet about it.
-pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+/// Writes to standard output. A closed pipe is an error like any other; `main` keeps quiet about it.
+pub(crate) fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    out.write_all(bytes)?;
     out.flush()?;
     Ok(())
+}
+
+/// Writes text.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    print_bytes(text.as_bytes())
 }
 
 /// Writes text and a line end.

@@ -66,8 +66,9 @@ fn generated_requests_are_served_or_refused() {
                 "--no-shrink",
                 "--suppress-health-check",
                 "all",
+                // What it uses to describe its own functions fails between threads with Python 3.11.
                 "--workers",
-                "2",
+                "1",
                 "--no-color",
             ],
         )
