@@ -185,10 +185,13 @@ fn heavy_monitors_may_be_killed_at_any_instant() {
         let daemon =
             *[Daemon::Lives, Daemon::Lives, Daemon::KilledBefore, Daemon::KilledAfter].choose(&mut chance).unwrap();
         let monitors: Vec<i32> = host.running("duet-monitor").into_iter().filter(|pid| *pid != spared).collect();
+        let Some(&monitor) = monitors.choose(&mut chance) else {
+            wait(&mut child, Duration::from_secs(60)).unwrap_or_else(|| panic!("round {round}: {line}: no answer"));
+            continue;
+        };
         if daemon == Daemon::KilledBefore {
             host.kill_daemon();
         }
-        let Some(&monitor) = monitors.choose(&mut chance) else { continue };
         let victim = before.iter().find(|(_, init)| parent(**init) == Some(monitor)).map(|(name, _)| name.clone());
         kill(monitor);
         killed += 1;
