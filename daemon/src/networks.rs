@@ -126,7 +126,8 @@ pub async fn update(app: &App, name: &str, description: String, mut config: Conf
     config::drop_unset(&mut config);
     config::validate_network_config(&config).map_err(|e| Error::invalid(e.to_string()))?;
     app.network.fill_defaults(&mut config, &subnets(app)?).await.map_err(error)?;
-    let (old, new) = (network(app, name, &row.config)?, network(app, name, &config)?);
+    let all = expand_all(app)?;
+    let (old, new) = (network_of(&all, name, &row.config)?, network_of(&all, name, &config)?);
     if let Err(failure) = app.network.bridge_up(&new).await {
         if let Err(error) = app.network.bridge_up(&old).await {
             tracing::error!(network = name, %error, "the former state of a network did not come back");

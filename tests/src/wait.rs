@@ -24,8 +24,12 @@ pub fn poll<T>(deadline: Duration, condition: impl FnMut() -> Option<T>) -> Opti
     poll_every(PAUSE, deadline, condition)
 }
 
-/// As [`poll`], looking as often as is said: for what is measured.
-pub fn poll_every<T>(pause: Duration, deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
+/// As [`poll`], looking every millisecond: for what is measured.
+pub fn poll_closely<T>(deadline: Duration, condition: impl FnMut() -> Option<T>) -> Option<T> {
+    poll_every(Duration::from_millis(1), deadline, condition)
+}
+
+fn poll_every<T>(pause: Duration, deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + deadline;
     loop {
         if let Some(value) = condition() {

@@ -294,11 +294,9 @@ impl Client {
         };
         let (bytes, _) = self.send(method, url, headers, body).await?;
         // Nothing but an envelope says of what kind it is.
-        let is_envelope = serde_json::from_slice::<Value>(&bytes).is_ok_and(|value| value["type"].is_string());
-        match serde_json::from_slice(&bytes) {
-            Ok(envelope) if is_envelope => Ok(Reply::Envelope(envelope)),
-            _ => Ok(Reply::Other(bytes)),
-        }
+        let value = serde_json::from_slice(&bytes).ok().filter(|value: &Value| value["type"].is_string());
+        let envelope = value.and_then(|value| serde_json::from_value(value).ok());
+        Ok(envelope.map_or(Reply::Other(bytes), Reply::Envelope))
     }
 }
 

@@ -25,8 +25,8 @@ use crate::images::{self, Facts, Incoming, Upload};
 use crate::inventory::ImageRow;
 use crate::operations::{Operation, Plan};
 
-/// When an image expires, or the API's word for never.
-fn expiry(at: jiff::Timestamp) -> Timestamp {
+/// A moment, or the API's word for never.
+fn moment(at: jiff::Timestamp) -> Timestamp {
     let at = Timestamp(at);
     if at.is_set() { at } else { Timestamp::ZERO }
 }
@@ -36,7 +36,7 @@ fn wire(row: ImageRow, aliases: Vec<ImageAlias>) -> Image {
         auto_update: row.auto_update,
         properties: row.properties,
         public: row.public,
-        expires_at: expiry(row.expires_at),
+        expires_at: moment(row.expires_at),
         profiles: row.profiles,
         aliases,
         architecture: row.architecture,
@@ -47,8 +47,7 @@ fn wire(row: ImageRow, aliases: Vec<ImageAlias>) -> Image {
         update_source: None,
         kind: row.kind,
         created_at: row.created_at.into(),
-        // Go's zero time, by which clients know that it was never used.
-        last_used_at: Some(Timestamp::from(row.last_used_at)).filter(|at| at.is_set()).unwrap_or_default(),
+        last_used_at: moment(row.last_used_at),
         uploaded_at: row.uploaded_at.into(),
         project: "default".into(),
     }
@@ -68,7 +67,7 @@ fn writable(row: &ImageRow) -> ImagePut {
         auto_update: row.auto_update,
         properties: row.properties.clone(),
         public: row.public,
-        expires_at: expiry(row.expires_at),
+        expires_at: moment(row.expires_at),
         profiles: row.profiles.clone(),
     }
 }

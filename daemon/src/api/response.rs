@@ -20,33 +20,19 @@ pub type Answer = Result<Response, Error>;
 
 /// A finished answer with `metadata`.
 pub fn sync(metadata: impl Serialize) -> Response {
-    #[derive(Serialize)]
-    struct Envelope<T> {
-        r#type: &'static str,
-        status: &'static str,
-        status_code: u16,
-        operation: &'static str,
-        error_code: u16,
-        error: &'static str,
-        metadata: T,
+    match serde_json::to_string(&metadata) {
+        Ok(metadata) => sync_written(&metadata),
+        Err(error) => Error::internal(error).into_response(),
     }
-    Json(Envelope {
-        r#type: "sync",
-        status: "Success",
-        status_code: 200,
-        operation: "",
-        error_code: 0,
-        error: "",
-        metadata,
-    })
-    .into_response()
 }
 
-/// A finished answer with `metadata` that is JSON already. It is not looked into: it may be megabytes.
+/// The same of what is JSON already. It is not looked into: it may be megabytes.
 pub fn sync_written(metadata: &str) -> Response {
-    let head = "{\"type\":\"sync\",\"status\":\"Success\",\"status_code\":200,\"operation\":\"\",\"error_code\":0,\"error\":\"\",\"metadata\":";
-    let body = [head, metadata, "}"].concat();
-    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+    const BEGIN: &str = concat!(
+        r#"{"type":"sync","status":"Success","status_code":200,"#,
+        r#""operation":"","error_code":0,"error":"","metadata":"#
+    );
+    ([(header::CONTENT_TYPE, "application/json")], [BEGIN, metadata, "}"].concat()).into_response()
 }
 
 /// A finished answer with nothing to say.
@@ -205,12 +191,10 @@ pub async fn body_bytes(body: Body) -> Result<axum::body::Bytes, Error> {
 /// 400 with serde's words.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     // RFC 8259, 8.1; serde looks only at the members that it knows.
-    if let Err(error) = std::str::from_utf8(bytes) {
-        return Err(Error::invalid(format!("the body is not UTF-8: {error}")));
-    }
+    let text = std::str::from_utf8(bytes).map_err(|e| Error::invalid(format!("the body is not UTF-8: {e}")))?;
     // Serde takes a list for an object's members in their order.
-    if bytes.trim_ascii_start().first() == Some(&b'[') {
+    if text.trim_ascii_start().starts_with('[') {
         return Err(Error::invalid("the body is a list: a JSON object is expected"));
     }
-    serde_json::from_slice(bytes).map_err(|e| Error::invalid(format!("the body is not what is expected here: {e}")))
+    serde_json::from_str(text).map_err(|e| Error::invalid(format!("the body is not what is expected here: {e}")))
 }

@@ -110,16 +110,11 @@ impl Upload {
     /// Where the disk is full.
     pub async fn write(&mut self, piece: axum::body::Bytes) -> Result<()> {
         let mut file = self.file.take().ok_or_else(|| Error::internal("the upload was broken off"))?;
-        let path = self.path.clone();
-        let file = blocking(move || -> Result<_> {
-            file.write_all(&piece).map_err(|error| match error.kind() {
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::full_disk(&path),
-                _ => Error::internal(format!("cannot keep the upload: {error}")),
-            })?;
-            Ok(file)
-        })
-        .await?;
-        self.file = Some(file);
+        let written = blocking(move || -> Result<_> { Ok(file.write_all(&piece).map(|()| file)) }).await?;
+        self.file = Some(written.map_err(|error| match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::full_disk(&self.path),
+            _ => Error::internal(format!("cannot keep the upload: {error}")),
+        })?);
         Ok(())
     }
 }

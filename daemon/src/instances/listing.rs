@@ -127,16 +127,16 @@ fn write_all(app: &App) -> Result<Vec<Entry>> {
     for row in app.inventory.instances()? {
         let own = snapshots.remove(&row.id).map(|own| state::render_snapshots_with(&profiles, own)).transpose()?;
         let expanded = expand::expand_with(&profiles, row)?;
-        entries.push(Entry::new(app, expanded, &json(&own)?)?);
+        entries.push(Entry::new(app, expanded, json(&own)?)?);
     }
     Ok(entries)
 }
 
 impl Entry {
-    fn new(app: &App, expanded: Expanded, snapshots: &str) -> Result<Self> {
+    fn new(app: &App, expanded: Expanded, snapshots: String) -> Result<Self> {
         let subject = Subject::of(&expanded);
         let instance = expanded.render(app);
-        Ok(Self { subject, status: instance.status_code, instance: json(&instance)?, snapshots: snapshots.to_owned() })
+        Ok(Self { subject, status: instance.status_code, instance: json(&instance)?, snapshots })
     }
 
     /// Whether the status that was written is still true, which can change without the inventory.

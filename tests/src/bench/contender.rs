@@ -3,7 +3,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 use crate::Host;
 use crate::api::{Connection, Request};
 use crate::command::{Output, Run, words};
+use crate::wait::poll_closely;
 
 /// How long one command may take.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -91,14 +91,11 @@ impl Contender {
         let instance = Request::new(&self.socket, "GET", &format!("/1.0/instances/{name}")).try_send();
         let instance = instance.expect("asking for an instance").metadata();
         let mac = instance["config"]["volatile.eth0.hwaddr"].as_str().expect("a hardware address").to_owned();
-        let end = Instant::now() + BOOT;
-        loop {
-            if std::fs::read_to_string(&self.leases).is_ok_and(|leases| leases.contains(&mac)) {
-                return Instant::now();
-            }
-            assert!(Instant::now() < end, "{name} of {} got no lease", self.title);
-            thread::sleep(Duration::from_millis(1));
-        }
+        let leased = poll_closely(BOOT, || {
+            let leases = std::fs::read_to_string(&self.leases).ok()?;
+            leases.contains(&mac).then(Instant::now)
+        });
+        leased.unwrap_or_else(|| panic!("{name} of {} got no lease", self.title))
     }
 
     /// Waits until systemd in the instance has no more to do, so that what is measured next has the machine to itself.

@@ -14,6 +14,7 @@ use super::contender::Contender;
 use crate::Host;
 use crate::api::Request;
 use crate::processes;
+use crate::wait::poll_closely;
 
 /// Where Debian's incus-base has the daemon.
 const INCUSD: &str = "/usr/libexec/incus/incusd";
@@ -116,26 +117,22 @@ impl Incus {
         let old = self.daemon();
         let pid = nix::unistd::Pid::from_raw(old);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("ending incusd");
-        let end = Instant::now() + UP;
-        while processes::alive(old) {
-            assert!(Instant::now() < end, "incusd did not end");
-            thread::sleep(Duration::from_millis(1));
-        }
+        let ended = poll_closely(UP, || (!processes::alive(old)).then_some(()));
+        assert!(ended.is_some(), "incusd did not end");
         self.until_ready(Instant::now())
     }
 
     fn until_ready(&self, since: Instant) -> Duration {
         let socket = self.folder.join("unix.socket");
-        while since.elapsed() < UP {
+        let ready = poll_closely(UP, || {
             // It answers 503 until it is.
-            let answer = Request::new(&socket, "GET", "/internal/ready").try_send();
-            if answer.is_ok_and(|answer| answer.status == 200) {
-                return since.elapsed();
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        let log = fs::read_to_string(self.folder.join("incusd.log")).unwrap_or_default();
-        panic!("incusd was not ready within {UP:?}: {log}");
+            let answer = Request::new(&socket, "GET", "/internal/ready").try_send().ok()?;
+            (answer.status == 200).then(|| since.elapsed())
+        });
+        ready.unwrap_or_else(|| {
+            let log = fs::read_to_string(self.folder.join("incusd.log")).unwrap_or_default();
+            panic!("incusd was not ready within {UP:?}: {log}")
+        })
     }
 
     /// The daemon's process.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Host;
 use crate::api::Request;
 use crate::command::wait;
-use crate::wait::poll_every;
+use crate::wait::poll_closely;
 
 /// How long a daemon may take to answer, adopting what ran before.
 const UP: Duration = Duration::from_secs(60);
@@ -21,7 +21,7 @@ impl Host {
     pub fn start_daemon(&mut self) -> Duration {
         let started = Instant::now();
         self.spawn_daemon();
-        let ready = poll_every(Duration::from_millis(1), UP, || {
+        let ready = poll_closely(UP, || {
             let ended = self.daemon.as_mut().and_then(|daemon| daemon.try_wait().ok().flatten());
             assert!(ended.is_none(), "the daemon ended at its start ({ended:?}): {}", self.daemon_log());
             let answer = Request::new(&self.socket(), "GET", "/internal/ready").try_send().ok()?;

@@ -182,10 +182,12 @@ impl Service {
             Err(failure) => return Err(failure),
         };
         let given = self.give(&file, mode, owner);
-        if given.is_err() && at_its_name {
-            self.take_back(path, AtFlags::empty());
+        if at_its_name {
+            self.or_take_back(given, path, AtFlags::empty())?;
+        } else {
+            given?;
         }
-        given.map(|()| Some(file))
+        Ok(Some(file))
     }
 
     fn give(&self, made: impl AsFd, mode: u32, owner: Owner) -> Outcome<()> {
@@ -193,11 +195,14 @@ impl Service {
         self.changer().set_mode(&made, mode)
     }
 
-    /// Removes what was just made and could not be given the owner or mode that it should have.
-    fn take_back(&self, path: &WirePath, flags: AtFlags) {
-        if let Ok(place) = self.root.place(path) {
+    /// Removes what was just made where it could not be given the owner or mode that it should have.
+    fn or_take_back(&self, given: Outcome<()>, path: &WirePath, flags: AtFlags) -> Outcome<()> {
+        if given.is_err()
+            && let Ok(place) = self.root.place(path)
+        {
             let _ = unlinkat(&place.parent, &place.name, flags);
         }
+        given
     }
 
     fn write(&mut self, handle: u32, offset: u64, mut data: &[u8]) -> Outcome<Reply> {
@@ -257,11 +262,8 @@ impl Service {
         // What has the name now is what its owner wanted there: ours, unless the container replaced it by another directory
         // of its own.
         let made = open_child(&place.parent, &place.name, OFlags::PATH | OFlags::DIRECTORY)?;
-        let given = self.give(&made, mode, owner);
-        if given.is_err() {
-            self.take_back(path, AtFlags::REMOVEDIR);
-        }
-        given.map(|()| Reply::Done)
+        self.or_take_back(self.give(&made, mode, owner), path, AtFlags::REMOVEDIR)?;
+        Ok(Reply::Done)
     }
 
     fn symlink(&self, target: &WirePath, path: &WirePath, owner: Owner) -> Outcome<Reply> {
@@ -272,11 +274,7 @@ impl Service {
             // Held as it is; RESOLVE_NO_SYMLINKS would refuse a link even so.
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let link = rustix::fs::openat(&place.parent, &place.name, flags, Mode::empty())?;
-            let given = self.changer().own(link, owner);
-            if given.is_err() {
-                self.take_back(path, AtFlags::empty());
-            }
-            given?;
+            self.or_take_back(self.changer().own(link, owner), path, AtFlags::empty())?;
         }
         Ok(Reply::Done)
     }
