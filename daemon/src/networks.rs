@@ -57,6 +57,7 @@ fn parse(config: &ConfigMap) -> Result<BridgeConfig> {
 /// Bad names and keys, a link of that name that is not ours, a name that is taken.
 pub async fn create(app: &App, name: &str, description: String, mut config: ConfigMap) -> Result<()> {
     config::validate_network_name(name).map_err(|e| Error::invalid(e.to_string()))?;
+    config::drop_unset(&mut config);
     config::validate_network_config(&config).map_err(|e| Error::invalid(e.to_string()))?;
     if app.inventory.network(name)?.is_some() {
         return Err(Error::conflict(format!("Network \"{name}\" already exists")));

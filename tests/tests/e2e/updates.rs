@@ -146,6 +146,9 @@ fn what_is_set_to_nothing_is_gone() {
         let left = own(&host, &path);
         assert!(left.pointer(place).is_none_or(|value| place == "/description" && value == ""), "{path}: {left:#}");
     }
+    let config = json!({"ipv4.address": "10.99.7.1/24", "ipv6.address": "none", "user.x": ""});
+    host.send("POST", "/1.0/networks", &json!({"name": "br7", "config": config}));
+    assert_eq!(host.get("/1.0/networks/br7")["config"].get("user.x"), None);
     let disk = json!({"type": "disk", "source": "/etc", "path": "/mnt", "readonly": ""});
     for path in ["/1.0/instances/c1", "/1.0/profiles/p1"] {
         made(&host, "PATCH", path, None, &json!({"devices": {"d": disk}}));
