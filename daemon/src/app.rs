@@ -127,6 +127,8 @@ pub struct Parts {
     pub edits: Mutex<()>,
     /// What an admin should know.
     pub warnings: Warnings,
+    /// Fires when the networks are up and changes can be made.
+    pub ready: CancellationToken,
     /// Fires when the host goes down: no instance is started any more.
     pub closing: CancellationToken,
     /// Fires when all instances were stopped: the daemon is to end.

@@ -108,14 +108,22 @@ pub async fn bring_up_all(app: &App, instances: &[Expanded]) -> Result<()> {
     Ok(())
 }
 
-/// Removes links, dnsmasq processes and directories that belong to no network and no running instance.
-///
-/// # Errors
-/// The inventory's, or what the host could not be asked.
-pub async fn sweep(app: &App, links: &HashSet<String>) -> Result<network::Swept> {
-    let rows = app.inventory.networks()?;
-    let known = rows.iter().map(|row| row.name.as_str()).collect();
-    app.network.sweep(links, &known).await.map_err(error)
+/// Removes links, dnsmasq processes and directories that belong to no network and no running instance (`links` are
+/// those of running ones). Failures are logged: the next start tries again.
+pub async fn sweep(app: &App, links: &HashSet<String>) {
+    let work = async {
+        let rows = app.inventory.networks()?;
+        let known = rows.iter().map(|row| row.name.as_str()).collect();
+        app.network.sweep(links, &known).await.map_err(error)
+    };
+    match work.await {
+        Ok(swept) => {
+            for failure in swept.failures {
+                tracing::warn!(%failure, "something of a network stays behind");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "leftover links could not be looked for"),
+    }
 }
 
 /// Changes a network; the old state comes back where the new one cannot be had.

@@ -79,8 +79,7 @@ async fn serve(options: Options) -> Result<()> {
     first_start(&app).await?;
     let links = boot::adopt(&app).await?;
     let all = instances::expand_all(&app)?;
-    networks::bring_up_all(&app, &all).await?;
-    boot::sweep(&app, &links).await;
+    boot::sweep(&app).await;
     images::sweep(&app)?;
 
     let listener = listen(&app.paths.socket(), &options.group)?;
@@ -91,6 +90,10 @@ async fn serve(options: Options) -> Result<()> {
             .with_graceful_shutdown(async move { stopping.cancelled().await })
             .into_future(),
     );
+    // Lookups are answered meanwhile.
+    networks::bring_up_all(&app, &all).await?;
+    networks::sweep(&app, &links).await;
+    app.ready.cancel();
     // Under systemd as a service of Type=notify; elsewhere nobody listens.
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
         tracing::warn!(%error, "systemd could not be told that the daemon is ready");
@@ -133,6 +136,7 @@ fn open(paths: Paths, monitor: &Path) -> Result<App> {
         warnings: Warnings,
         closing: CancellationToken::new(),
         leaving: CancellationToken::new(),
+        ready: CancellationToken::new(),
         shutdown: CancellationToken::new(),
         paths,
         inventory,

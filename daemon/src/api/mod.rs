@@ -33,7 +33,7 @@ mod warnings;
 use std::collections::BTreeMap;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Method, Uri};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -271,6 +271,7 @@ pub fn router(app: App) -> Router {
         .method_not_allowed_fallback(wrong_method)
         // Bodies are bounded where they are read; images and files have no bound.
         .layer(DefaultBodyLimit::disable())
+        .layer(axum::middleware::from_fn_with_state(app.clone(), once_ready))
         .layer(axum::middleware::from_fn(observe))
         .with_state(app)
 }
@@ -281,6 +282,16 @@ async fn unknown(uri: Uri) -> Error {
 
 async fn wrong_method(method: Method, uri: Uri) -> Error {
     Error::new(Kind::Unsupported, format!("{method} is not served at {}", uri.path()))
+}
+
+/// Holds what changes something back until the daemon's start is over, and answers lookups before: an inventory of
+/// hundreds is there at once, their networks are not.
+async fn once_ready(State(app): State<App>, request: Request, next: Next) -> Response {
+    let lookup = matches!(*request.method(), Method::GET | Method::HEAD);
+    if !lookup || request.uri().path() == server::READY {
+        app.ready.cancelled().await;
+    }
+    next.run(request).await
 }
 
 /// Logs each request, reads it to its end whatever it is answered, and refuses projects other than the one there is.

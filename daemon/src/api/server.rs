@@ -22,9 +22,12 @@ pub(super) async fn versions() -> Response {
     sync(["/1.0"])
 }
 
+/// Where readiness is asked for.
+pub(super) const READY: &str = "/internal/ready";
+
 /// Answers once the daemon is ready.
 ///
-/// The socket is there only then. `admin waitready` asks this.
+/// Lookups are answered before, changes wait until then. `admin waitready` asks this.
 #[utoipa::path(get, path = "/internal/ready", responses(Empty))]
 pub(super) async fn ready() -> Response {
     empty()

@@ -1,8 +1,8 @@
 //! The daemon's start: finding what still runs, removing what nothing names, starting what should run.
 //!
 //! The order matters: survivors are adopted first, by their monitors' sockets; then everything with our prefix that
-//! belongs to no survivor goes (control groups with their processes, links, directories, layers); only then is
-//! anything started.
+//! belongs to no survivor goes (control groups with their processes, directories, layers; links with the networks);
+//! only then is anything started.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -113,16 +113,8 @@ async fn ended_meanwhile(app: &App, row: &InstanceRow) -> Result<()> {
 }
 
 /// Removes what bears our names and belongs to no row or survivor.
-pub async fn sweep(app: &App, links: &HashSet<String>) {
+pub async fn sweep(app: &App) {
     sweep_cgroups(app).await;
-    match crate::networks::sweep(app, links).await {
-        Ok(swept) => {
-            for failure in swept.failures {
-                tracing::warn!(%failure, "something of a network stays behind");
-            }
-        }
-        Err(error) => tracing::warn!(%error, "leftover links could not be looked for"),
-    }
     crate::pools::sweep(app).await;
     if let Err(error) = sweep_dirs(app) {
         tracing::warn!(%error, "leftover directories could not be removed");

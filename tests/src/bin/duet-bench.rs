@@ -99,7 +99,7 @@ fn bench(options: &Options) -> Result<()> {
     }
     if options.wants("lists") {
         lists::measure(&mut table, &mut host, incus.as_ref(), options.instances);
-        table.note("start of duetd, no instance, ms", &empty.to_string(), "");
+        table.note("start of duetd, no instance, ms", &empty.answered.to_string(), "");
         lists::remove(&host);
     }
     if let Some(incus) = incus {

@@ -15,20 +15,36 @@ const UP: Duration = Duration::from_secs(60);
 /// How long it may take to end.
 const DOWN: Duration = Duration::from_secs(60);
 
+/// What the start of a daemon took.
+pub struct Started {
+    /// Until it listed its instances.
+    pub answered: Duration,
+    /// Until it would change something: its networks are up.
+    pub ready: Duration,
+}
+
 impl Host {
     /// Starts the daemon and waits until it is ready.
     #[track_caller]
-    pub fn start_daemon(&mut self) -> Duration {
+    pub fn start_daemon(&mut self) -> Started {
         let started = Instant::now();
         self.spawn_daemon();
-        let ready = poll_closely(UP, || {
+        self.first_answer("/1.0/instances?recursion=1");
+        let answered = started.elapsed();
+        self.first_answer("/internal/ready");
+        Started { answered, ready: started.elapsed() }
+    }
+
+    /// Asks a daemon that was just started until it answers.
+    #[track_caller]
+    fn first_answer(&mut self, path: &str) {
+        let answer = poll_closely(UP, || {
             let ended = self.daemon.as_mut().and_then(|daemon| daemon.try_wait().ok().flatten());
             assert!(ended.is_none(), "the daemon ended at its start ({ended:?}): {}", self.daemon_log());
-            let answer = Request::new(&self.socket(), "GET", "/internal/ready").try_send().ok()?;
+            let answer = Request::new(&self.socket(), "GET", path).try_send().ok()?;
             (answer.status == 200).then_some(())
         });
-        assert!(ready.is_some(), "the daemon did not answer within {UP:?}: {}", self.daemon_log());
-        started.elapsed()
+        assert!(answer.is_some(), "the daemon did not answer within {UP:?}: {}", self.daemon_log());
     }
 
     /// Starts a daemon that is expected to refuse, and gives how it ended and what it said.
