@@ -12,14 +12,19 @@ cache=$target/host-cache
 
 # What an admin would have there, what the checks look with, and what Duet itself wants.
 packages=(systemd-sysv dbus udev kmod linux-image-amd64 initramfs-tools apparmor apparmor-utils systemd-resolved polkitd
-    iproute2 iputils-ping procps util-linux less sudo cron logrotate openssh-server ca-certificates curl jq bsdutils
-    acl attr libcap2-bin btrfs-progs e2fsprogs ufw "${host_packages[@]}")
+    systemd-container iproute2 iputils-ping procps util-linux less sudo cron logrotate openssh-server ca-certificates curl
+    jq bsdutils acl attr libcap2-bin sqlite3 btrfs-progs e2fsprogs xfsprogs ufw docker.io zfsutils-linux
+    qemu-system-x86 qemu-utils "${host_packages[@]}")
+# Debian 12 has the client in docker.io itself.
+[ "$suite" = bookworm ] || packages+=(docker-cli)
+# The ZFS module is built with these, after which they go: see guest/setup.sh.
+packages+=(zfs-dkms linux-headers-amd64)
 
 sources() {
     local debian security
     debian=$(mirror_of debian) || fail "apt has no source of Debian here: see /etc/apt/sources.list.d."
-    echo "deb $debian $suite main"
-    echo "deb $debian $suite-updates main"
+    echo "deb $debian $suite main contrib"
+    echo "deb $debian $suite-updates main contrib"
     security=$(mirror_of debian-security) && echo "deb $security $suite-security main"
 }
 
@@ -39,6 +44,7 @@ need_root test-host
 hash=$({ cat "$0" "$here"/guest/*; echo "${packages[*]}"; } | sha256sum | cut -c 1-12)
 result=$cache/$suite-$hash
 if [ -e "$result/disk.img" ]; then
+    touch "$result"
     echo "$result"
     exit
 fi
@@ -53,7 +59,8 @@ make_root "$work/root"
 mkdir "$work/made"
 cp -L "$work/root/vmlinuz" "$work/root/initrd.img" "$work/made"
 rm -f "$work"/root/boot/*
-mke2fs -q -t ext4 -L host -E root_owner=0:0 -d "$work/root" "$work/made/disk.img" 8G
-rm -rf "$cache/$suite"-*
+mke2fs -q -t ext4 -L host -E root_owner=0:0 -d "$work/root" "$work/made/disk.img" 16G
+# Others may be of use still: to a branch that is worked on beside this one.
+find "$cache" -maxdepth 1 -name "$suite-*" -mtime +2 -exec rm -rf {} +
 mv "$work/made" "$result"
 echo "$result" >&3
