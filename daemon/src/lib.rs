@@ -12,6 +12,7 @@ pub mod host;
 pub mod images;
 pub mod instances;
 pub mod inventory;
+pub mod neighbours;
 pub mod network;
 pub mod networks;
 pub mod operations;
@@ -19,6 +20,7 @@ pub mod pools;
 pub mod readiness;
 pub mod resources;
 pub mod serve;
+pub mod service;
 pub mod storage;
 pub mod warnings;
 

@@ -36,8 +36,13 @@ fn main() -> ExitCode {
         // It would complain where it cannot write, which ends the program: the log may be a file on a full disk.
         .log_internal_errors(false)
         .init();
-    let options = duetd::serve::Options { dir: arguments.dir, group: arguments.group, monitor: arguments.monitor };
-    match duetd::serve::run(options) {
+    // SAFETY: this is the program's beginning: nothing was opened yet but the standard streams.
+    let passed = unsafe { duetd::service::Passed::take() };
+    let outcome = passed.and_then(|passed| {
+        let Arguments { dir, group, monitor, .. } = arguments;
+        duetd::serve::run(duetd::serve::Options { dir, group, monitor, passed })
+    });
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "Error: {error}");

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
-use sd_notify::NotifyState;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
@@ -24,8 +23,9 @@ use crate::network;
 use crate::networks::DEFAULT_NETWORK;
 use crate::operations::Operations;
 use crate::pools::{DEFAULT_POOL, Pools};
+use crate::service::Passed;
 use crate::warnings::Warnings;
-use crate::{api, host, images, instances, networks, pools};
+use crate::{api, host, images, instances, neighbours, networks, pools, service};
 
 /// How long running operations may take to end when the daemon goes down.
 const LAST_WORDS: Duration = Duration::from_secs(10);
@@ -42,6 +42,8 @@ pub struct Options {
     pub group: String,
     /// The monitor's program.
     pub monitor: Option<PathBuf>,
+    /// The sockets that systemd listens on for the daemon.
+    pub passed: Passed,
 }
 
 /// Runs until a signal ends it. Instances run on.
@@ -71,6 +73,8 @@ async fn serve(options: Options) -> Result<()> {
     paths.create()?;
     let _lock = lock(&paths)?;
     let monitor = options.monitor.map_or_else(find_monitor, Ok)?;
+    let passed = options.passed.listener(&paths.socket())?;
+    let own_socket = passed.is_none();
     let app = open(paths, &monitor)?;
     let mut terminate = signal(SignalKind::terminate()).doing("cannot handle signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).doing("cannot handle signals")?;
@@ -82,7 +86,10 @@ async fn serve(options: Options) -> Result<()> {
     boot::sweep(&app).await;
     images::sweep(&app)?;
 
-    let listener = listen(&app.paths.socket(), &options.group)?;
+    let listener = match passed {
+        Some(listener) => adopt(listener)?,
+        None => listen(&app.paths.socket(), &options.group)?,
+    };
     tracing::info!(socket = %app.paths.socket().display(), version = crate::VERSION, "serving");
     let stopping = app.shutdown.clone();
     let mut server = tokio::spawn(
@@ -94,14 +101,12 @@ async fn serve(options: Options) -> Result<()> {
     networks::bring_up_all(&app, &all).await?;
     networks::sweep(&app, &links).await;
     app.ready.cancel();
-    // Under systemd as a service of Type=notify; elsewhere nobody listens.
-    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
-        tracing::warn!(%error, "systemd could not be told that the daemon is ready");
-    }
+    service::ready();
     // A start reads much that a daemon does not keep.
     duet_sys::memory::give_back();
     tokio::spawn(boot::autostart(app.clone(), all));
     tokio::spawn(schedule::run(app.clone()));
+    tokio::spawn(neighbours::watch(app.clone()));
 
     tokio::select! {
         _ = terminate.recv() => {}
@@ -109,6 +114,7 @@ async fn serve(options: Options) -> Result<()> {
         () = app.leaving.cancelled() => {}
     }
     tracing::info!(running = app.instances.running().len(), "going down; what runs runs on");
+    service::stopping();
     app.shutdown.cancel();
     drop(tokio::time::timeout(LAST_WORDS, app.operations.wait_tasks()).await);
     if app.leaving.is_cancelled() {
@@ -117,7 +123,10 @@ async fn serve(options: Options) -> Result<()> {
     }
     // Listeners of events and sessions are cut off with the process.
     server.abort();
-    let _ = std::fs::remove_file(app.paths.socket());
+    // systemd's own stays: who connects to it starts the daemon again.
+    if own_socket {
+        let _ = std::fs::remove_file(app.paths.socket());
+    }
     Ok(())
 }
 
@@ -193,6 +202,13 @@ async fn first_start(app: &App) -> Result<()> {
     };
     app.inventory.write(move |tx| profile.insert(tx)).await?;
     Ok(())
+}
+
+/// Serves on the socket that systemd made, whose mode and group are systemd's business (duetd.socket).
+fn adopt(listener: std::os::unix::net::UnixListener) -> Result<UnixListener> {
+    const DOING: &str = "cannot use the socket that systemd passes";
+    listener.set_nonblocking(true).doing(DOING)?;
+    UnixListener::from_std(listener).doing(DOING)
 }
 
 /// Listens on the API's socket. The lock says that whoever left an old one is gone.

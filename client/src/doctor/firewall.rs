@@ -1,4 +1,4 @@
-//! Other firewalls on the host that would cut instances off.
+//! Other firewalls on the host that would cut instances off, and the way past them.
 //!
 //! In nftables a packet must get past every table: what Duet's own table accepts, another one may still drop. So
 //! the host's rules are read, never changed, and for each chain on the `forward` and `input` hooks that lets
@@ -10,20 +10,33 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::{Check, programs, read};
+use super::{Check, Step, programs, read};
 
 const NAME: &str = "firewall";
 
-pub(super) fn checks(bridge: &str) -> Vec<Check> {
-    let mut findings = match programs::find("nft").map(|nft| output(&nft, &["-j", "list", "ruleset"])) {
-        Some(Some(text)) => judge(&serde_json::from_str(&text).unwrap_or_default(), bridge),
-        _ => Vec::new(),
-    };
-    findings.extend(legacy(bridge));
-    if findings.is_empty() {
-        return vec![Check::ok(NAME, format!("nothing of Docker, ufw, firewalld or others cuts {bridge} off"))];
+pub(super) fn checks(bridges: &[String]) -> Vec<Check> {
+    let found = in_the_way(bridges);
+    if found.is_empty() {
+        let bridges = bridges.join(", ");
+        return vec![Check::ok(NAME, format!("nothing of Docker, ufw, firewalld or others cuts {bridges} off"))];
     }
-    findings.iter().map(|finding| finding.check(bridge)).collect()
+    found.into_iter().map(|(_, check)| check).collect()
+}
+
+/// What cuts instances on these bridges off, each with the bridge that it is about. Blocks for a fraction of a second,
+/// and finds nothing without root or nft.
+#[must_use]
+pub fn in_the_way(bridges: &[String]) -> Vec<(String, Check)> {
+    let text = programs::find("nft").and_then(|nft| output(&nft, &["-j", "list", "ruleset"]));
+    let ruleset: Value = text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    let older = legacy_rules();
+    let mut checks = Vec::new();
+    for bridge in bridges {
+        let mut findings = judge(&ruleset, bridge);
+        findings.extend(older.iter().flat_map(|(text, only_v6)| judge_legacy(text, bridge, *only_v6)));
+        checks.extend(findings.iter().map(|finding| (bridge.clone(), finding.check(bridge))));
+    }
+    checks
 }
 
 fn output(program: &std::path::Path, arguments: &[&str]) -> Option<String> {
@@ -57,6 +70,8 @@ struct Finding {
     place: String,
     /// Whether it is about IPv6 only.
     only_v6: bool,
+    /// Whether the rules are of the older kind, which nft does not know.
+    legacy: bool,
 }
 
 impl Finding {
@@ -72,23 +87,66 @@ impl Finding {
             Hook::Input => "instances' requests for addresses and names",
         };
         let message = format!("{whose} drops {what} on {bridge} (chain {})", self.place);
-        Check::warn(NAME, message, self.mend(bridge))
+        let steps = self.steps(bridge);
+        let commands: Vec<String> = steps.iter().filter_map(Step::command).collect();
+        let mend = if commands.is_empty() { self.advice(bridge) } else { commands.join("\n") };
+        Check { fix: steps, ..Check::warn(NAME, message, mend) }
     }
 
-    fn mend(&self, bridge: &str) -> String {
-        let tables = if self.only_v6 { "ip6tables" } else { "iptables" };
+    /// What mends it, where its maker leaves room.
+    fn steps(&self, bridge: &str) -> Vec<Step> {
         match (self.maker, self.hook) {
-            (Maker::Docker, Hook::Forward) => format!(
-                "{tables} -I DOCKER-USER -i {bridge} -j ACCEPT\n\
-                 {tables} -I DOCKER-USER -o {bridge} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
-            ),
-            (Maker::Ufw, Hook::Forward) => format!("ufw route allow in on {bridge}\nufw route allow out on {bridge}"),
-            (Maker::Ufw, Hook::Input) => format!("ufw allow in on {bridge}"),
+            (Maker::Docker, Hook::Forward) => self.past_docker(bridge),
+            // What is an answer ufw lets pass by itself. It keeps its rules.
+            (Maker::Ufw, Hook::Forward) => vec![Step::run(&["ufw", "route", "allow", "in", "on", bridge])],
+            (Maker::Ufw, Hook::Input) => vec![Step::run(&["ufw", "allow", "in", "on", bridge])],
             (Maker::Firewalld, _) => {
-                format!("firewall-cmd --permanent --zone=trusted --add-interface={bridge} && firewall-cmd --reload")
+                let interface = format!("--add-interface={bridge}");
+                vec![
+                    Step::run(&["firewall-cmd", "--permanent", "--zone=trusted", &interface]),
+                    Step::run(&["firewall-cmd", "--reload"]),
+                ]
             }
-            (_, Hook::Forward) => format!("let the chain {} accept packets from and to {bridge}", self.place),
-            (_, Hook::Input) => {
+            _ => Vec::new(),
+        }
+    }
+
+    /// Docker asks its chain DOCKER-USER first and leaves what is in it alone, also when it starts again; but it is
+    /// gone when the host does. Docker's unit then puts it back.
+    fn past_docker(&self, bridge: &str) -> Vec<Step> {
+        let tables = match (self.only_v6, self.legacy) {
+            (false, false) => "iptables",
+            (true, false) => "ip6tables",
+            (false, true) => "iptables-legacy",
+            (true, true) => "ip6tables-legacy",
+        };
+        let rules = [
+            vec!["-i", bridge, "-j", "ACCEPT"],
+            vec!["-o", bridge, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "ACCEPT"],
+        ];
+        let mut steps: Vec<Step> =
+            rules.iter().map(|rule| Step::run(&[&[tables, "-I", "DOCKER-USER"], rule.as_slice()].concat())).collect();
+        let units = ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+        if units.iter().any(|dir| std::path::Path::new(dir).join("docker.service").exists()) {
+            let mut text =
+                "# By \"duet doctor --fix\": Docker drops what DOCKER-USER does not accept.\n[Service]\n".to_owned();
+            for rule in rules.map(|rule| rule.join(" ")) {
+                text.push_str(&format!(
+                    "ExecStartPost=-/bin/sh -c \"{tables} -C DOCKER-USER {rule} 2>/dev/null || {tables} -I DOCKER-USER {rule}\"\n"
+                ));
+            }
+            let path = format!("/etc/systemd/system/docker.service.d/duet-{bridge}-{tables}.conf");
+            steps.push(Step::Write { path: path.into(), text });
+            steps.push(Step::run(&["systemctl", "daemon-reload"]));
+        }
+        steps
+    }
+
+    /// What to do where only the admin knows the place.
+    fn advice(&self, bridge: &str) -> String {
+        match self.hook {
+            Hook::Forward => format!("let the chain {} accept packets from and to {bridge}", self.place),
+            Hook::Input => {
                 format!("let the chain {} accept UDP 53, 67 and 547 and TCP 53 from {bridge}", self.place)
             }
         }
@@ -141,6 +199,7 @@ fn judge(ruleset: &Value, bridge: &str) -> Vec<Finding> {
             hook,
             place: format!("{} {} {}", chain.family, chain.table, text(chain.value, "name")),
             only_v6: chain.family == "ip6",
+            legacy: false,
         });
     }
     findings
@@ -223,10 +282,10 @@ fn comes_from(expression: &Value, bridge: &str) -> bool {
     right.as_str().is_some_and(covers) || listed.filter_map(Value::as_str).any(covers)
 }
 
-/// Rules of the older kind are not in nftables' rule set. They are read only where the kernel already holds some,
-/// since asking for them would load the modules.
-fn legacy(bridge: &str) -> Vec<Finding> {
-    let mut findings = Vec::new();
+/// Rules of the older kind, which are not in nftables' rule set, and whether they are IPv6's. They are read only where
+/// the kernel already holds some, since asking for them would load the modules.
+fn legacy_rules() -> Vec<(String, bool)> {
+    let mut found = Vec::new();
     for (tables, program, only_v6) in [
         ("/proc/net/ip_tables_names", "iptables-legacy", false),
         ("/proc/net/ip6_tables_names", "ip6tables-legacy", true),
@@ -236,10 +295,10 @@ fn legacy(bridge: &str) -> Vec<Finding> {
         }
         let program = programs::find(program).or_else(|| programs::find(program.trim_end_matches("-legacy")));
         if let Some(text) = program.and_then(|program| output(&program, &["-S"])) {
-            findings.extend(judge_legacy(&text, bridge, only_v6));
+            found.push((text, only_v6));
         }
     }
-    findings
+    found
 }
 
 /// Judges the answer of `iptables -S` (iptables(8)).
@@ -265,7 +324,7 @@ fn judge_legacy(text: &str, bridge: &str, only_v6: bool) -> Vec<Finding> {
             _ if text.contains("-N ufw") => Maker::Ufw,
             _ => Maker::Unknown,
         };
-        findings.push(Finding { maker, hook, place: format!("{chain} of iptables"), only_v6 });
+        findings.push(Finding { maker, hook, place: format!("{chain} of iptables"), only_v6, legacy: true });
     }
     findings
 }
@@ -308,7 +367,11 @@ mod tests {
         assert_eq!(findings.len(), 1, "{findings:?}");
         assert_eq!((findings[0].maker, findings[0].hook), (Maker::Docker, Hook::Forward));
         assert_eq!(findings[0].place, "ip filter FORWARD");
-        assert!(findings[0].mend("duetbr0").contains("iptables -I DOCKER-USER -i duetbr0 -j ACCEPT"));
+        let mend = findings[0].check("duetbr0").mend.unwrap();
+        assert!(
+            mend.starts_with("iptables -I DOCKER-USER -i duetbr0 -j ACCEPT\niptables -I DOCKER-USER -o "),
+            "{mend}"
+        );
         assert_eq!(judged(&DOCKER.replace("USER counter", "iifname \"duetbr0\" accept\ncounter")), []);
         assert_eq!(judged(&DOCKER.replace("USER counter", "iifname \"duet*\" accept\ncounter")), []);
         assert_eq!(judged(&DOCKER.replace("USER counter", "iifname { \"a\", \"duetbr0\" } accept\ncounter")), []);

@@ -13,6 +13,7 @@ mod cgroups;
 mod daemon;
 mod filesystem;
 mod firewall;
+mod fix;
 mod host;
 mod ids;
 mod kernel;
@@ -24,6 +25,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+pub use firewall::in_the_way;
+pub use fix::{Step, fix};
 pub use print::{Format, print};
 
 /// How a check ended.
@@ -50,19 +53,22 @@ pub struct Check {
     /// What to do about it; absent when all is well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mend: Option<String>,
+    /// How [`fix`] does that; empty where only an admin can.
+    #[serde(skip)]
+    pub fix: Vec<Step>,
 }
 
 impl Check {
     fn ok(name: &'static str, message: impl Into<String>) -> Self {
-        Self { name, status: Status::Ok, message: message.into(), mend: None }
+        Self { name, status: Status::Ok, message: message.into(), mend: None, fix: Vec::new() }
     }
 
     fn warn(name: &'static str, message: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { name, status: Status::Warn, message: message.into(), mend: Some(mend.into()) }
+        Self { name, status: Status::Warn, message: message.into(), mend: Some(mend.into()), fix: Vec::new() }
     }
 
     fn fail(name: &'static str, message: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { name, status: Status::Fail, message: message.into(), mend: Some(mend.into()) }
+        Self { name, status: Status::Fail, message: message.into(), mend: Some(mend.into()), fix: Vec::new() }
     }
 }
 
@@ -71,18 +77,39 @@ impl Check {
 pub struct Options {
     /// The daemon's directory (`DUET_DIR`); it need not exist yet.
     pub dir: PathBuf,
-    /// The bridge for which the host's firewalls are judged.
-    pub bridge: String,
+    /// The bridges for which the host's firewalls are judged.
+    pub bridges: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let dir = std::env::var_os("DUET_DIR").filter(|dir| !dir.is_empty());
-        Self {
-            dir: dir.map_or_else(|| crate::http::default_directory().to_owned(), PathBuf::from),
-            bridge: "duetbr0".to_owned(),
-        }
+        Self::of(dir.map_or_else(|| crate::http::default_directory().to_owned(), PathBuf::from))
     }
+}
+
+impl Options {
+    /// For a daemon with this directory and the networks that it keeps there; before its first start, the one that it
+    /// will make.
+    #[must_use]
+    pub fn of(dir: PathBuf) -> Self {
+        let entries = std::fs::read_dir(dir.join("networks")).into_iter().flatten().flatten();
+        let mut bridges: Vec<String> = entries
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|name| is_plain(name))
+            .collect();
+        bridges.sort();
+        if bridges.is_empty() {
+            bridges.push("duetbr0".to_owned());
+        }
+        Self { dir, bridges }
+    }
+}
+
+/// Whether a name says the same in a command, a rule and a file's name.
+fn is_plain(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
 /// Runs every check, in the order in which they are to be read. Blocks for a fraction of a second.
@@ -113,7 +140,7 @@ pub fn run(options: &Options) -> Vec<Check> {
         let network = scope.spawn(|| {
             let mut checks = network::checks(root);
             if root {
-                checks.extend(firewall::checks(&options.bridge));
+                checks.extend(firewall::checks(&options.bridges));
             }
             checks
         });
@@ -158,7 +185,7 @@ mod tests {
     #[test]
     fn every_complaint_has_a_mend() {
         let dir = tempfile::tempdir().unwrap();
-        let checks = run(&Options { dir: dir.path().to_owned(), bridge: "duetbr0".to_owned() });
+        let checks = run(&Options::of(dir.path().to_owned()));
         assert!(checks.len() > 15, "{checks:#?}");
         for check in &checks {
             assert_eq!(check.mend.is_some(), check.status != Status::Ok, "{check:?}");
@@ -171,7 +198,7 @@ mod tests {
     fn nothing_is_left_behind() {
         let dir = tempfile::tempdir().unwrap();
         let before = Footprint::take();
-        let checks = run(&Options { dir: dir.path().to_owned(), bridge: "duetbr0".to_owned() });
+        let checks = run(&Options::of(dir.path().to_owned()));
         assert!(!checks.is_empty());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "files");
         assert_eq!(Footprint::take(), before);

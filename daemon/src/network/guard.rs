@@ -14,7 +14,7 @@ use std::{
     collections::HashMap,
     io,
     os::fd::OwnedFd,
-    sync::Weak,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -25,6 +25,7 @@ use rustix::net::{
 };
 use tokio::{
     io::unix::AsyncFd,
+    sync::Notify,
     task::JoinHandle,
     time::{sleep, sleep_until},
 };
@@ -37,8 +38,11 @@ use super::{
 
 /// NFNLGRP_NFTABLES is group 7 (linux/netfilter/nfnetlink.h).
 const NFTABLES_GROUP: u32 = 1 << (7 - 1);
-/// NFT_MSG_DELTABLE of NFNL_SUBSYS_NFTABLES (linux/netfilter/nf_tables.h).
-const DELETE_TABLE: u16 = 10 << 8 | 2;
+/// Messages of NFNL_SUBSYS_NFTABLES (linux/netfilter/nf_tables.h): NFT_MSG_DELTABLE, and those that tell of chains and
+/// rules, NFT_MSG_NEWCHAIN to NFT_MSG_DELRULE.
+const SUBSYSTEM: u16 = 10 << 8;
+const DELETE_TABLE: u16 = SUBSYSTEM | 2;
+const RULES: std::ops::RangeInclusive<u16> = SUBSYSTEM | 3..=SUBSYSTEM | 8;
 /// A firewall that is restarted drops all and then loads its own; ours comes after.
 const SETTLE: Duration = Duration::from_millis(500);
 /// A dnsmasq that ends again soon, or can't be started, is tried again after this, and then twice as long each time.
@@ -53,13 +57,18 @@ pub(super) fn spawn(inner: Weak<Inner>) -> JoinHandle<()> {
     if let Err(error) = &tables {
         tracing::warn!(%error, "the firewall is not watched");
     }
-    let mut guard = Guard { inner, tables: tables.ok(), attempts: HashMap::new() };
+    let Some(rules_changed) = inner.upgrade().map(|inner| inner.rules_changed.clone()) else {
+        return tokio::spawn(async {});
+    };
+    let mut guard = Guard { inner, tables: tables.ok(), rules_changed, attempts: HashMap::new() };
     tokio::spawn(async move { while guard.step().await.is_some() {} })
 }
 
 struct Guard {
     inner: Weak<Inner>,
     tables: Option<AsyncFd<OwnedFd>>,
+    /// Told when somebody else's rules have changed.
+    rules_changed: Arc<Notify>,
     /// By network: when its dnsmasq was last put back, and how long to leave it alone after that.
     attempts: HashMap<String, (Instant, Duration)>,
 }
@@ -117,7 +126,7 @@ impl Guard {
             () = changed => Event::Changed,
             () = ended => Event::Changed,
             name = time => Event::Due(name),
-            deleted = table_deleted(self.tables.as_ref()) => {
+            deleted = table_deleted(self.tables.as_ref(), &self.rules_changed) => {
                 deleted?;
                 Event::TableDeleted
             }
@@ -175,8 +184,9 @@ fn nftables_socket() -> io::Result<AsyncFd<OwnedFd>> {
     readable::register(socket)
 }
 
-/// Waits until a table is deleted, whosever it is. An overflowed queue counts too, since it may have held that.
-async fn table_deleted(socket: Option<&AsyncFd<OwnedFd>>) -> Option<()> {
+/// Waits until a table is deleted, whosever it is, and tells of others' rules meanwhile. An overflowed queue counts as
+/// both, since it may have held that.
+async fn table_deleted(socket: Option<&AsyncFd<OwnedFd>>, rules_changed: &Notify) -> Option<()> {
     let Some(socket) = socket else { return std::future::pending().await };
     let mut buffer = Vec::with_capacity(64 * 1024);
     loop {
@@ -184,28 +194,55 @@ async fn table_deleted(socket: Option<&AsyncFd<OwnedFd>>) -> Option<()> {
         loop {
             buffer.clear();
             let spare = rustix::buffer::spare_capacity(&mut buffer);
-            match ready.try_io(|fd| Ok(rustix::net::recv(fd, spare, RecvFlags::DONTWAIT)?)) {
-                Ok(Ok(_)) if !holds_deletion(&buffer) => {}
-                Ok(Ok(_)) => return Some(()),
-                Ok(Err(e)) if e.raw_os_error() == Some(libc::ENOBUFS) => return Some(()),
-                Ok(Err(e)) if e.kind() == io::ErrorKind::Interrupted => {}
+            let news = match ready.try_io(|fd| Ok(rustix::net::recv(fd, spare, RecvFlags::DONTWAIT)?)) {
+                Ok(Ok(_)) => News::of(&buffer),
+                Ok(Err(e)) if e.raw_os_error() == Some(libc::ENOBUFS) => News { deleted: true, rules: true },
+                Ok(Err(e)) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "the firewall is no longer watched");
                     return std::future::pending().await;
                 }
                 Err(_would_block) => break,
+            };
+            if news.rules {
+                rules_changed.notify_one();
+            }
+            if news.deleted {
+                return Some(());
             }
         }
     }
 }
 
-fn holds_deletion(mut datagram: &[u8]) -> bool {
-    while let Ok(header) = NetlinkBuffer::new_checked(datagram) {
-        if header.message_type() == DELETE_TABLE {
-            return true;
+/// What one datagram tells.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct News {
+    /// A table was deleted.
+    deleted: bool,
+    /// Chains or rules changed that are not ours, or went with their table.
+    rules: bool,
+}
+
+impl News {
+    fn of(mut datagram: &[u8]) -> Self {
+        let mut news = Self::default();
+        while let Ok(header) = NetlinkBuffer::new_checked(datagram) {
+            let length = usize::try_from(header.length()).unwrap_or(usize::MAX);
+            let message = datagram.get(..length).unwrap_or(datagram);
+            let deleted = header.message_type() == DELETE_TABLE;
+            news.deleted |= deleted;
+            news.rules |= (deleted || RULES.contains(&header.message_type())) && !is_ours(message);
+            datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
-        let length = usize::try_from(header.length()).unwrap_or(usize::MAX).next_multiple_of(4);
-        datagram = datagram.get(length..).unwrap_or_default();
+        news
     }
-    false
+}
+
+/// Whether a message about a table, a chain or a rule is about our table. Behind the netlink header of 16 bytes and
+/// `nfgenmsg` of 4, the kernel's first attribute is the table's name with a zero (NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and
+/// NFTA_RULE_TABLE, `nf_tables_fill_table_info` and the like in net/netfilter/nf_tables_api.c).
+fn is_ours(message: &[u8]) -> bool {
+    let name = nft::TABLE.split(' ').next_back().unwrap_or_default().as_bytes();
+    let value = message.get(24..).unwrap_or_default();
+    value.strip_prefix(name).is_some_and(|rest| rest.first() == Some(&0))
 }

@@ -120,6 +120,8 @@ struct Inner {
     changes: tokio::sync::Mutex<()>,
     /// Told after each change.
     changed: Arc<Notify>,
+    /// Told when the rules of somebody else's firewall have changed.
+    rules_changed: Arc<Notify>,
     guard: OnceLock<JoinHandle<()>>,
 }
 
@@ -144,6 +146,7 @@ impl Manager {
             up: Mutex::default(),
             changes: tokio::sync::Mutex::default(),
             changed: Arc::default(),
+            rules_changed: Arc::default(),
             guard: OnceLock::new(),
         })))
     }
@@ -206,7 +209,14 @@ impl Manager {
             }
         }
         self.0.changed.notify_waiters();
+        // A new bridge is judged too.
+        self.0.rules_changed.notify_one();
         result
+    }
+
+    /// Returns when rules of somebody else's firewall have changed since the last call, or which bridges there are.
+    pub async fn rules_changed(&self) {
+        self.0.rules_changed.notified().await;
     }
 
     async fn bridge_up_locked(&self, network: &Network) -> Result<()> {
