@@ -7,14 +7,17 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 BINDIR   = $(PREFIX)/bin
 UNITDIR ?= $(if $(filter /usr,$(PREFIX)),/usr/lib/systemd/system,/etc/systemd/system)
+# Where sysctl.d, sysusers.d and tmpfiles.d are.
+CONFDIR ?= $(if $(filter /usr,$(PREFIX)),/usr/lib,/etc)
 
 PACKAGING = daemon/packaging
 RELEASE   = $(or $(CARGO_TARGET_DIR),target)/release
 PROGRAMS  = duet duetd duet-monitor
-UNITS     = duetd.service duet-instances.service
+UNITS     = duetd.service duetd.socket duet-instances.service
+CONFIGS   = sysctl sysusers tmpfiles
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart build test test-host host-shell fuzz lint bench install uninstall clean
+.PHONY: help quickstart build deb test test-host host-shell fuzz lint bench install uninstall clean
 
 help: ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -24,6 +27,9 @@ quickstart: ## from a fresh Debian 12 or 13 to a running system container (as ro
 
 build: ## build duet, duetd and duet-monitor in release mode
 	@$(PACKAGING)/build.sh
+
+deb: build ## make a package of what was built that apt installs on Debian 12 and 13
+	@$(PACKAGING)/deb.sh
 
 test: ## install what the tests need and run every test (as root)
 	@tests/run.sh
@@ -54,6 +60,8 @@ install: ## install programs, unit, completions and man pages under PREFIX (/usr
 	for unit in $(UNITS); do \
 		sed 's|@BINDIR@|$(BINDIR)|g' $(PACKAGING)/$$unit > "$(DESTDIR)$(UNITDIR)/$$unit" || exit; \
 		chmod 0644 "$(DESTDIR)$(UNITDIR)/$$unit"; done
+	for name in $(CONFIGS); do \
+		install -D -m 0644 $(PACKAGING)/$$name.conf "$(DESTDIR)$(CONFDIR)/$$name.d/duet.conf" || exit; done
 	$(RELEASE)/duet completion bash > "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/duet"
 	$(RELEASE)/duet completion zsh > "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_duet"
 	$(RELEASE)/duet completion fish > "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/duet.fish"
@@ -61,6 +69,7 @@ install: ## install programs, unit, completions and man pages under PREFIX (/usr
 
 uninstall: ## remove what install put there; instances and images in /var/lib/duet stay
 	rm -f $(addprefix "$(DESTDIR)$(BINDIR)"/,$(PROGRAMS)) $(addprefix "$(DESTDIR)$(UNITDIR)"/,$(UNITS)) \
+		$(foreach name,$(CONFIGS),"$(DESTDIR)$(CONFDIR)/$(name).d/duet.conf") \
 		"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/duet" \
 		"$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_duet" \
 		"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/duet.fish"

@@ -32,7 +32,7 @@ fn make(host: &Host, arguments: &[&str]) -> Output {
 fn make_help_names_every_target() {
     let host = Host::bare();
     let help = String::from_utf8(make(&host, &["-s", "help"]).stdout).unwrap();
-    for target in ["quickstart", "build", "test", "lint", "bench", "install", "uninstall", "clean"] {
+    for target in ["quickstart", "build", "deb", "test", "lint", "bench", "install", "uninstall", "clean"] {
         assert!(help.contains(&format!("make {target}")), "{target}: {help}");
     }
 }
@@ -49,6 +49,10 @@ fn install_puts_everything_in_its_place_and_uninstall_takes_it_away() {
         "usr/bin/duetd",
         "usr/bin/duet-monitor",
         "usr/lib/systemd/system/duetd.service",
+        "usr/lib/systemd/system/duetd.socket",
+        "usr/lib/sysctl.d/duet.conf",
+        "usr/lib/sysusers.d/duet.conf",
+        "usr/lib/tmpfiles.d/duet.conf",
         "usr/share/bash-completion/completions/duet",
         "usr/share/zsh/site-functions/_duet",
         "usr/share/fish/vendor_completions.d/duet.fish",
