@@ -2,10 +2,13 @@
 # Every test of every crate: units with debug assertions on, and the end-to-end suite, which drives the release
 # binaries. cargo builds as the owner of the tree; what it built runs as root, because namespaces, mounts, cgroups and
 # links are what is tested. With cargo-nextest each test is its own process, without it the test binaries run in turn.
+# Then, unless arguments choose among those, the same binaries on a whole machine in software: see tests/host.
 # shellcheck disable=SC2016 # what stands in single quotes is expanded by an inner shell
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../daemon/packaging/lib.sh
 source "$(dirname "$0")/../daemon/packaging/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=host/machine.sh
+source "$(dirname "$0")/host/machine.sh"
 
 test_packages=(iproute2 iputils-ping procps util-linux e2fsprogs btrfs-progs acl attr libcap2-bin strace shellcheck)
 
@@ -61,9 +64,17 @@ if command -v cargo-nextest >/dev/null; then
 else
     with_cargo_test "$@" || status=$?
 fi
+[ "$status" = 0 ] || echo "What the daemons said is in $target/e2e-logs."
+if [ $# = 0 ]; then
+    if log=$(install_qemu 2>&1); then
+        "$top/tests/host/run.sh" || status=$?
+    else
+        echo "SKIPPED: the checks on the test host, because QEMU 10 cannot be had here: ${log##*$'\n'}"
+    fi
+fi
 if [ "$status" = 0 ]; then
     summary "All tests passed in $((SECONDS - started)) s."
 else
-    summary "Tests failed; what the daemons said is in $target/e2e-logs."
+    summary "Tests failed."
 fi
 exit "$status"

@@ -1,16 +1,18 @@
 # shellcheck shell=bash disable=SC2154
-# A test host with the freshly built programs installed in it as an admin would: `make install`, the group, the unit.
+# A test host with the freshly built programs installed in it as an admin would, by apt from their package.
 # Sourced after lib.sh. A host that was booted once is kept as a snapshot, so that the next one is there in a second.
 # shellcheck source-path=SCRIPTDIR source=machine.sh
 source "$top/tests/host/machine.sh"
 
 images=(debian/13 debian/12 busybox)
 cache=$target/host-cache
+# The folders of its kernel and of what this run makes.
+image=
 run=
 
 # start_host SERIAL: from nothing to a host that has all files. SERIAL is where QEMU puts its console; %s is the folder.
 start_host() {
-    local image ready serial
+    local ready serial
     install_qemu
     mkdir -p "$cache"
     exec {host_lock}>"$cache/lock"
@@ -33,8 +35,10 @@ start_host() {
 # What goes into the host, as it will lie there.
 stage() {
     local root=$run/root name file
-    mkdir -p "$root/usr/local/lib" "$root/root/images"
-    make -s -C "$top" install DESTDIR="$root"
+    mkdir -p "$root/usr/local/lib" "$root/root/images" "$root"/root/packages/{1,2}
+    DEB_VERSION=1.0 "$top/daemon/packaging/deb.sh" "$root/root/packages/1" >/dev/null
+    # The same once more, as the next version.
+    DEB_VERSION=1.1 "$top/daemon/packaging/deb.sh" "$root/root/packages/2" >/dev/null
     cp "$top/tests/host/inside.sh" "$root/usr/local/lib/duet-checks.sh"
     # The end-to-end suite's cache; the newest of each.
     for name in "${images[@]}"; do
@@ -57,15 +61,10 @@ make_ready() { # make_ready IMAGE RESULT
     mv "$run/disk.qcow2" "$2"
 }
 
-# Installs and starts duetd, and gives it its images.
+# Installs the package, which starts duetd, and gives that its images.
 install_duet() {
     step "Installing Duet in it"
-    within 180 "set -e; groupadd --system duet; systemctl daemon-reload; systemctl enable --now duetd duet-instances 2>&1
-        cd /root/images
-        for file in *; do
-            name=\${file%.tar*}
-            duet image import \$file --alias \${name/-//}
-        done"
+    within 300 "set -e; . /usr/local/lib/duet-checks.sh; install_package 1; import_images"
 }
 
 # Ends what was started and leaves nothing.

@@ -47,3 +47,17 @@ system_runs() {
 in_cgroup() {
     cat "/sys/fs/cgroup/duet/$1/$2"
 }
+
+# install_package 1|2: the first of two versions that differ in nothing else, or the second. Nothing is fetched.
+install_package() {
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends /root/packages/"$1"/duet_*.deb
+}
+
+import_images() {
+    local file name
+    for file in /root/images/*; do
+        name=${file##*/}
+        name=${name%.tar*}
+        duet image import "$file" --alias "${name/-//}"
+    done
+}

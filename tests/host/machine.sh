@@ -28,6 +28,10 @@ install_qemu() {
     fi
 }
 
+# How the host's disk treats a flush: by default it counts for nothing, since the disk is thrown away. Where the host's
+# power is to be cut it is "writeback": see checks/power.sh.
+disk_cache=unsafe
+
 # start_qemu IMAGE RUN [OPTION...]: starts the host whose kernel is in the folder IMAGE and whose disks are in RUN.
 # The network leads to QEMU itself and nowhere else. QEMU ends with this shell, however that ends.
 start_qemu() {
@@ -38,7 +42,7 @@ start_qemu() {
     setpriv --pdeathsig TERM $qemu -name duet-test-host -machine q35 -cpu EPYC,+svm,+npt -accel tcg,thread=multi \
         -smp 2 -m 3072 -nodefaults -display none -kernel "$image/vmlinuz" -initrd "$image/initrd.img" \
         -append "root=/dev/vda rw console=ttyS0 panic=-1 quiet" \
-        -drive "file=$run/disk.qcow2,if=virtio,format=qcow2,cache=unsafe" \
+        -drive "file=$run/disk.qcow2,if=virtio,format=qcow2,cache=$disk_cache" \
         -drive "file=$run/files.tar,if=virtio,format=raw,readonly=on" \
         -netdev user,id=net0,restrict=on -device virtio-net-pci,netdev=net0 \
         -device virtio-rng-pci -device virtio-serial-pci \
@@ -58,6 +62,23 @@ end_qemu() {
     wait "$qemu_pid" 2>/dev/null || true
     qemu_pid=
     exec {command_in}>&- {command_out}>&- {monitor_in}>&- {monitor_out}>&-
+}
+
+# Cuts the host's power: QEMU has no time for anything.
+cut_power() {
+    kill -KILL "$qemu_pid"
+    end_qemu
+}
+
+# Shuts the host down in good order.
+power_off() {
+    local deadline=$((SECONDS + 180))
+    within 30 'systemctl --no-block poweroff' || return
+    while kill -0 "$qemu_pid" 2>/dev/null; do
+        [ $SECONDS -lt $deadline ] || { echo "the host did not shut down within 180 s"; return 1; }
+        read -r -t 0.2 <> <(:) || true
+    done
+    end_qemu
 }
 
 # tell_qemu COMMAND: gives QEMU's monitor a command and waits until it is done, since it answers one after the other.
