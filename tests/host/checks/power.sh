@@ -21,7 +21,7 @@ power_on() {
     disk_cache=writeback start_qemu "$image" "$run" \
         -chardev "file,id=console,path=$run/console.log,append=on" -serial chardev:console \
         -chardev "file,id=notes,path=$acknowledged,append=on" -device virtserialport,chardev=notes,name=duet.notes
-    within 300 'systemctl is-system-running --wait'
+    within 300 'systemctl is-system-running --wait || { systemctl --failed --plain --no-legend --no-pager; exit 1; }'
 }
 
 check "a container that writes" <<'END'
@@ -33,7 +33,9 @@ END
 # Two hands: one makes, snapshots and deletes, the other writes inside a container. It syncs in every other round only,
 # since that writes out what the first hand did as well.
 read -r -d '' load <<'END' || true
-note() { echo "$*" > /dev/virtio-ports/duet.notes; }
+# The port can be open once only.
+exec 4>/dev/virtio-ports/duet.notes
+note() { echo "$*" >&4; }
 round=$1
 manage() {
     number=0
@@ -59,8 +61,8 @@ work() {
             && note "wrote $round-$number" || break
     done
 }
-manage >/dev/null 2>&1 &
-work >/dev/null 2>&1 &
+manage >/dev/null 2>>/root/load.log &
+work >/dev/null 2>>/root/load.log &
 wait
 END
 
@@ -75,12 +77,12 @@ while read -r what name value; do
         made) must[$name]=1 ;;
         set) numbers[$name]=$value ;;
         snapshot) snapshots[$name]=1 ;;
-        deleting) unset "must[$name]"; may[$name]=1 ;;
-        deleted) unset "may[$name]" "snapshots[$name]" "numbers[$name]"; is "" "$(duet list "^$name\$" -f csv -c n)" "the deleted" ;;
+        deleting) unset "must[$name]" "snapshots[$name]" "numbers[$name]"; may[$name]=1 ;;
+        deleted) unset "may[$name]"; is "" "$(duet list "^$name\$" -f csv -c n)" "the deleted" ;;
         wrote) written=$name ;;
     esac
 done < /tmp/notes
-[ ${#must[@]} -gt 0 ] || [ ${#may[@]} -gt 0 ] || { echo "nothing was acknowledged in this round"; exit 1; }
+[ ${#must[@]} -gt 0 ] || [ ${#may[@]} -gt 0 ] || { echo "nothing was acknowledged"; cat /root/load.log; exit 1; }
 for name in "${!must[@]}"; do is "$name" "$(duet list "^$name\$" -f csv -c n)" "an acknowledged instance"; done
 for name in $(duet list -f csv -c n '^p'); do
     [ -z "${numbers[$name]:-}" ] || is "${numbers[$name]}" "$(duet config get "$name" user.number)" "an acknowledged key of $name"
@@ -114,14 +116,14 @@ cut_and_judge() { # cut_and_judge ROUND
     within 30 "systemd-run --quiet --unit=load bash -c $(printf %q "$load") load $1" || return
     # Under way, and then at any moment.
     until [ "$(stat -c %s "$acknowledged")" -gt "$before" ]; do
-        [ $SECONDS -lt $deadline ] || { echo "the load does nothing"; return 1; }
+        [ $SECONDS -lt $deadline ] || { echo "the load does nothing"; within 30 'cat /root/load.log'; return 1; }
         read -r -t 0.1 <> <(:) || true
     done
     sleep "$((RANDOM % 12)).$((RANDOM % 1000))"
     cut_power
     after=$(tail -c "+$((before + 1))" "$acknowledged" | grep -c .) || true
     echo "cut after $after notes"
-    power_on >/dev/null || { echo "the host does not come up again"; return 1; }
+    power_on || { echo "the host does not come up again"; return 1; }
     # A line that is whole: the last one may not be.
     within 400 ". /usr/local/lib/duet-checks.sh
 echo $(tail -c "+$((before + 1))" "$acknowledged" | head -n "$(tail -c "+$((before + 1))" "$acknowledged" | wc -l)" | base64 -w 0) | base64 -d > /tmp/notes
