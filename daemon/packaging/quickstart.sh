@@ -64,7 +64,8 @@ start_daemon() {
     if use_systemd; then
         systemctl daemon-reload
         systemctl enable --quiet duetd.service duet-instances.service
-        if [ -n "$renewed" ]; then systemctl restart duetd.service || true; fi
+        # Stopped, so that duetd.socket, which the service asks for, can be made anew with it.
+        if [ -n "$renewed" ]; then systemctl stop duetd.service || true; fi
         systemctl start duetd.service duet-instances.service \
             || fail "duetd did not start: 'journalctl -u duetd' says why."
         echo "It runs as the unit duetd.service."

@@ -5,7 +5,12 @@
 CHECK_SECONDS=400
 
 read -r -d '' helpers <<'END' || true
-reaches() { duet exec near -- ping -c 1 -W 5 10.0.2.2; }
+# Over TCP, since ufw forwards pings by itself.
+reaches() {
+    local answer
+    answer=$(printf 'GET /hello HTTP/1.0\r\n\r\n' | timeout 20 duet exec near -- nc -w 5 192.0.2.2 80) || true
+    is hello "${answer##*$'\n'}" "what the world answers"
+}
 knows() { duet exec near -- nslookup near.duet; }
 all_well() {
     reaches
@@ -20,6 +25,19 @@ warned() {
 }
 unwarned() { ! warned ''; }
 named() { duet doctor > /tmp/doctor || true; grep -q "$1" /tmp/doctor || { cat /tmp/doctor; return 1; }; }
+END
+
+# It knows no way back to instances, so that it takes NAT to be answered.
+check "a world behind the host" <<'END'
+ip netns add world
+ip link add world0 type veth peer name world1 netns world
+ip addr add 192.0.2.1/24 dev world0
+ip link set world0 up
+ip -n world addr add 192.0.2.2/24 dev world1
+ip -n world link set world1 up
+mkdir -p /srv/world
+echo hello > /srv/world/hello
+ip netns exec world busybox httpd -p 80 -h /srv/world
 END
 
 check "a container on a host without neighbours" <<END
@@ -130,6 +148,9 @@ nft delete table ip filter || true
 nft delete table ip nat || true
 nft delete table ip6 filter || true
 ip link delete docker0 || true
+ip netns pids world | xargs kill
+ip netns delete world
+rm -r /srv/world
 END
 
 unset CHECK_SECONDS
