@@ -196,6 +196,29 @@ fn a_firewall_beside_it_stays_in_force_and_lets_it_live() {
 }
 
 #[test]
+fn a_firewall_in_the_way_is_a_warning_until_it_lets_instances_through() {
+    let host = Host::empty();
+    let status = |wanted: &str| {
+        within(Duration::from_secs(30), wanted, || {
+            let warnings = host.get("/1.0/warnings?recursion=1");
+            let of_firewalls =
+                |warning: &&serde_json::Value| warning["type"] == "Firewall of the host cuts instances off";
+            let found = warnings.as_array()?.iter().find(of_firewalls)?;
+            (found["status"] == wanted).then(|| found.clone())
+        })
+    };
+    host.sh("nft -f - <<E\ntable ip filter {\n chain FORWARD { type filter hook forward priority 0; policy drop; \
+             jump DOCKER-USER; }\n chain DOCKER-USER { }\n}\nE");
+    let warning = status("new");
+    assert_eq!(warning["entity_url"], "/1.0/networks/duetbr0");
+    let message = warning["last_message"].as_str().unwrap();
+    assert!(message.contains("ip filter FORWARD") && message.contains("duet doctor --fix"), "{message}");
+    host.sh("nft add rule ip filter DOCKER-USER iifname duetbr0 accept");
+    status("resolved");
+    host.sh("nft delete table ip filter");
+}
+
+#[test]
 fn the_network_is_made_anew_after_a_reboot() {
     let mut host = Host::new();
     host.ok("launch busybox c1 --wait=ipv4");
