@@ -127,7 +127,8 @@ impl Finding {
         let mut steps: Vec<Step> =
             rules.iter().map(|rule| Step::run(&[&[tables, "-I", "DOCKER-USER"], rule.as_slice()].concat())).collect();
         let units = ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
-        if units.iter().any(|dir| std::path::Path::new(dir).join("docker.service").exists()) {
+        let has_unit = units.iter().any(|dir| std::path::Path::new(dir).join("docker.service").exists());
+        if has_unit && std::path::Path::new("/run/systemd/system").is_dir() {
             let mut text =
                 "# By \"duet doctor --fix\": Docker drops what DOCKER-USER does not accept.\n[Service]\n".to_owned();
             for rule in rules.map(|rule| rule.join(" ")) {
