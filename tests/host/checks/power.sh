@@ -119,13 +119,13 @@ cut_and_judge() { # cut_and_judge ROUND
         [ $SECONDS -lt $deadline ] || { echo "the load does nothing"; within 30 'cat /root/load.log'; return 1; }
         read -r -t 0.1 <> <(:) || true
     done
-    sleep "$((RANDOM % 12)).$((RANDOM % 1000))"
+    sleep "$((RANDOM % 9)).$((RANDOM % 1000))"
     cut_power
     after=$(tail -c "+$((before + 1))" "$acknowledged" | grep -c .) || true
     echo "cut after $after notes"
     power_on || { echo "the host does not come up again"; return 1; }
     # A line that is whole: the last one may not be.
-    within 400 ". /usr/local/lib/duet-checks.sh
+    within 900 ". /usr/local/lib/duet-checks.sh
 echo $(tail -c "+$((before + 1))" "$acknowledged" | head -n "$(tail -c "+$((before + 1))" "$acknowledged" | wc -l)" | base64 -w 0) | base64 -d > /tmp/notes
 $judge"
 }
