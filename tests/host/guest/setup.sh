@@ -20,7 +20,8 @@ chroot "$root" systemctl disable docker.service docker.socket containerd.service
 # The ZFS module: built here, where it is fast, for the kernel in the image and not for the one that runs now. What
 # built it takes more room than all the rest, and goes; its removal takes the module with it, so that is put aside.
 kernel=$(basename "$(echo "$root"/lib/modules/*)")
-[ -d "$root/lib/modules/$kernel/build" ] || { echo "not one kernel with its headers: $kernel" >&2; exit 1; }
+# The link to them may be an absolute one.
+chroot "$root" test -d "/lib/modules/$kernel/build" || { echo "not one kernel with its headers: $kernel" >&2; exit 1; }
 zfs=$(basename "$(echo "$root"/usr/src/zfs-*)")
 [ -n "$(find "$root/lib/modules/$kernel" -name 'zfs.ko*')" ] || chroot "$root" dkms install "${zfs/-//}" -k "$kernel" \
     || { cat "$root/var/lib/dkms/${zfs/-//}"/build/make.log >&2; exit 1; }
