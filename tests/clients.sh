@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Gets the clients that the tests drive, unmodified and without installing them: incus 6.0.4 and incus-benchmark from
 # Debian 12's backports, lxc 5.0.2 from Debian 12, pylxd 2.4.2 from PyPI; and schemathesis from PyPI, which makes requests
-# from a description of an API. Prints their folder.
+# from a description of an API; and Docker of Debian 12, as packages for an instance. Prints their folder.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../daemon/packaging/lib.sh
 source "$(dirname "$0")/../daemon/packaging/lib.sh"
@@ -32,6 +32,10 @@ options=(-q -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$clients
 apt-get "${options[@]}" update
 (cd "$clients/apt" && apt-get "${options[@]}" download \
     incus-client/bookworm-backports incus-extra/bookworm-backports lxd-client/bookworm)
+# With what they depend on and the image debian/12 has not.
+mkdir "$clients/docker"
+(cd "$clients/docker" && apt-get "${options[@]}" download docker.io containerd runc tini iptables libip4tc2 libip6tc2 \
+    libxtables12 libnetfilter-conntrack3 libnfnetlink0 libnftnl11 libmnl0 libdevmapper1.02.1 dmsetup)
 for package in "$clients"/apt/*.deb; do
     dpkg-deb -x "$package" "$clients/apt/root"
 done

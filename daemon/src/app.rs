@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::apparmor::AppArmor;
 use crate::error::{Context, Result};
 use crate::events::Events;
 use crate::images::Images;
@@ -116,6 +117,8 @@ pub struct Parts {
     pub events: Events,
     /// Bridges, veths, addresses.
     pub network: network::Manager,
+    /// Profiles of running instances.
+    pub apparmor: AppArmor,
     /// Storage pools and their drivers.
     pub pools: Pools,
     /// The image store.

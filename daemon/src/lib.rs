@@ -4,6 +4,7 @@
 //! `storage` and `network` and the crate `duet_container`, which know nothing of HTTP, SQL or each other.
 
 pub mod api;
+pub mod apparmor;
 pub mod app;
 pub mod config;
 pub mod error;
@@ -17,6 +18,7 @@ pub mod network;
 pub mod networks;
 pub mod operations;
 pub mod pools;
+pub mod program;
 pub mod readiness;
 pub mod resources;
 pub mod serve;

@@ -46,6 +46,7 @@ stage() {
         file=$(ls -t "$target/e2e-cache/${name/\//-}"-*.tar* 2>/dev/null | head -n 1)
         [ -z "$file" ] || cp "$file" "$root/root/images/${name/\//-}.tar${file##*.tar}"
     done
+    [ ! -d "$target/clients/docker" ] || cp -r "$target/clients/docker" "$root/root"
     pack_files "$run" "$root"
     rm -rf "$root"
 }

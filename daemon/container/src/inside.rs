@@ -102,6 +102,23 @@ pub(crate) fn set_rlimits(limits: &BTreeMap<String, Rlimit>, pid: Option<Pid>) -
     Ok(())
 }
 
+/// Opens the /proc that the calling process sees.
+pub(crate) fn open_proc() -> Result<OwnedFd, StepError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(c"/proc", flags, Mode::empty()).step("open /proc")
+}
+
+/// Has AppArmor give a label to the program that the calling thread executes next (proc_pid_attr(5)). Comes after the
+/// last change of credentials: the kernel takes it only from those that the file was opened with
+/// (`proc_pid_attr_write` in fs/proc/base.c).
+pub(crate) fn label_next_program(proc: &OwnedFd, label: &str) -> Result<(), StepError> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(proc, c"thread-self/attr/apparmor/exec", flags, Mode::empty())
+        .step("open the AppArmor label")?;
+    rustix::io::write(&file, format!("exec {label}").as_bytes()).step_at("take the AppArmor label", &label)?;
+    Ok(())
+}
+
 /// Opens the calling process's root directory.
 pub(crate) fn open_root() -> Result<OwnedFd, StepError> {
     rustix::fs::openat(CWD, c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())

@@ -62,6 +62,10 @@ pub struct ContainerSpec {
     /// The payload cgroups that init joins, one for each hierarchy; they exist and are delegated already.
     #[serde(default)]
     pub cgroups: Vec<CgroupDir>,
+    /// The AppArmor label of init and of the programs that are run later; its profiles are loaded already. None: the
+    /// daemon's own.
+    #[serde(default)]
+    pub apparmor: Option<String>,
     /// Capabilities taken from the bounding set besides the ones that are always taken, as `CAP_...` or the bare name
     /// in any case.
     #[serde(default)]
@@ -111,6 +115,7 @@ impl ContainerSpec {
             mounts: Vec::new(),
             devices: Vec::new(),
             cgroups: Vec::new(),
+            apparmor: None,
             drop_capabilities: Vec::new(),
             masked_paths: None,
             read_only_paths: None,
@@ -156,6 +161,9 @@ impl ContainerSpec {
             if rlimit_by_name(name).is_none() {
                 return Err(SpecError::Rlimit(name.clone()));
             }
+        }
+        if let Some(label) = self.apparmor.as_ref().filter(|label| label.is_empty() || label.contains(['\0', '\n'])) {
+            return Err(SpecError::AppArmor(label.clone()));
         }
         for (key, value) in &self.environment {
             if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
@@ -376,6 +384,9 @@ pub enum SpecError {
     /// No such resource limit.
     #[error("{0:?} is not the name of a resource limit")]
     Rlimit(String),
+    /// No such label can be.
+    #[error("{0:?} is not an AppArmor label")]
+    AppArmor(String),
     /// A variable's name or value cannot be passed to a process.
     #[error("the environment variable {0:?} has an empty name, or contains \"=\" or a zero byte")]
     Environment(String),

@@ -83,6 +83,7 @@ fn adopt_one(app: &App, row: &mut InstanceRow) -> Result<Option<(Arc<Live>, Opti
     let nics: BTreeMap<String, String> =
         row.config.iter().filter_map(|(key, value)| Some((host_name(key)?, value.clone()))).collect();
     let live = Live::new(Parts {
+        name: row.name.clone(),
         run_dir,
         init_pid: adopted.status.init_pid,
         pidfd: adopted.pidfd,
@@ -115,9 +116,22 @@ async fn ended_meanwhile(app: &App, row: &InstanceRow) -> Result<()> {
 /// Removes what bears our names and belongs to no row or survivor.
 pub async fn sweep(app: &App) {
     sweep_cgroups(app).await;
+    sweep_profiles(app);
     crate::pools::sweep(app).await;
     if let Err(error) = sweep_dirs(app) {
         tracing::warn!(%error, "leftover directories could not be removed");
+    }
+}
+
+/// Removes the AppArmor profiles of instances that are not adopted.
+fn sweep_profiles(app: &App) {
+    let running = app.instances.running();
+    match app.inventory.instance_names() {
+        Ok(names) => {
+            let runs = |id: &i64| running.iter().any(|slot| slot.id() == *id);
+            app.apparmor.sweep(&names.into_iter().filter(|(id, _)| runs(id)).map(|(_, name)| name).collect());
+        }
+        Err(error) => tracing::warn!(%error, "leftover AppArmor profiles could not be looked for"),
     }
 }
 

@@ -21,6 +21,8 @@ use crate::network::NetnsWatcher;
 
 /// A running instance.
 pub struct Live {
+    /// The instance's name, which is fixed while it runs.
+    pub name: String,
     /// Where its monitor's socket is.
     pub run_dir: PathBuf,
     /// Its init on the host.
@@ -49,6 +51,8 @@ pub struct Live {
 
 /// What a start or an adoption knows.
 pub struct Parts {
+    /// See [`Live`].
+    pub name: String,
     /// See [`Live`].
     pub run_dir: PathBuf,
     /// See [`Live`].
@@ -79,6 +83,7 @@ impl Live {
     pub fn new(parts: Parts) -> Result<Arc<Self>> {
         let netns = NetnsWatcher::spawn(parts.netlink).doing("cannot watch the instance's network")?;
         Ok(Arc::new(Self {
+            name: parts.name,
             run_dir: parts.run_dir,
             init_pid: parts.init_pid,
             pidfd: parts.pidfd,

@@ -6,13 +6,13 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use duet_container::cgroup::{Cgroup, CreateOptions};
 use duet_container::runtime::{Created, Starting};
-use duet_container::spec::{CgroupDir, CgroupKind, ContainerSpec, IdMap};
+use duet_container::spec::{CgroupDir, CgroupKind, ContainerSpec, IdMap, MountSource, MountSpec};
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
@@ -24,6 +24,7 @@ use super::slot::Held;
 use super::undo::Undo;
 use super::{idmap, stop, templates};
 use crate::app::App;
+use crate::apparmor::Rules;
 use crate::error::{Context, Error, Kind, Result, blocking};
 use crate::inventory::{self, Power};
 use crate::network::{Netns, NicSpec};
@@ -51,8 +52,13 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
     }
 
     let mut undo = Undo::default();
+    let label = confine(app, name, &plan, &mut undo).await?;
     let mut prepared = prepare(app, &expanded, &plan, map.ids, &mut undo)?;
     prepared.spec.files = files;
+    if label.is_some() && plan.settings.nesting {
+        prepared.spec.mounts.push(policy_files());
+    }
+    prepared.spec.apparmor = label;
     let changes = changes(&plan, map.volatile);
     prepared.spec.notes = changes.iter().cloned().collect();
     let binary = app.instances.monitor_binary();
@@ -66,6 +72,7 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
     let started = blocking(move || created.go().and_then(|()| created.wait_started()).map_err(failure)).await?;
 
     let live = Live::new(Parts {
+        name: name.to_owned(),
         run_dir: app.paths.run(id),
         init_pid: started.init_pid,
         pidfd: started.pidfd,
@@ -94,6 +101,30 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
 
 fn failure(error: duet_container::runtime::StartError) -> Error {
     Error::internal(format!("Failed to start the instance: {error}"))
+}
+
+/// Loads the instance's AppArmor profile and returns its label, where the host has AppArmor.
+async fn confine(app: &App, name: &str, plan: &Plan, undo: &mut Undo) -> Result<Option<String>> {
+    let rules = Rules { privileged: plan.settings.privileged, nesting: plan.settings.nesting };
+    let label = app.apparmor.load(name, rules).await?;
+    if label.is_some() {
+        let (app, name) = (app.clone(), name.to_owned());
+        undo.push(move || app.apparmor.unload(&name));
+    }
+    Ok(label)
+}
+
+/// The kernel's interface to profiles, which shows each process those of its own policy namespace.
+fn policy_files() -> MountSpec {
+    let path = PathBuf::from("/sys/kernel/security");
+    MountSpec {
+        source: MountSource::Path(path.clone()),
+        target: path,
+        read_only: false,
+        recursive: false,
+        shift: false,
+        optional: true,
+    }
 }
 
 /// Why a container ended that was to wait for its network: its monitor knows, where the network only misses its process.

@@ -243,9 +243,11 @@ pub fn watch(app: &App, slot: &Arc<Slot>, live: &Arc<Live>) -> Result<()> {
 /// Releases what a running instance held on the host. Its veths went with its network namespace.
 async fn release(app: &App, slot: &Slot, live: &Arc<Live>) {
     let cgroup = live.cgroup.clone();
+    let (apparmor, name) = (app.clone(), live.name.clone());
     let dirs = [live.run_dir.clone(), app.paths.devices(slot.id())];
     let work = move || -> Result<()> {
         let gone = cgroup.destroy(Instant::now() + KILL_DEADLINE).doing("cannot remove its control group");
+        apparmor.apparmor.unload(&name);
         for dir in dirs {
             match std::fs::remove_dir_all(&dir) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

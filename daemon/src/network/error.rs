@@ -65,14 +65,9 @@ pub enum Error {
         other: String,
     },
 
-    /// A program that we run is not installed.
-    #[error("{program} is not installed; install the package {package:?}")]
-    MissingProgram {
-        /// The program's name.
-        program: &'static str,
-        /// The package that holds it on Debian and Ubuntu.
-        package: &'static str,
-    },
+    /// A program that we need did not run.
+    #[error(transparent)]
+    Program(#[from] crate::program::Error),
 
     /// `nft` refused our ruleset.
     #[error("nft could not load the firewall rules: {message}")]

@@ -40,7 +40,6 @@ mod mac;
 mod netns;
 mod nft;
 mod nic;
-mod program;
 mod readable;
 mod rtnl;
 mod state;

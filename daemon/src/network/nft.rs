@@ -31,8 +31,11 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use super::{
     config::{BridgeConfig, Ipv4Config, Ipv6Config},
     error::{Error, Result},
-    program::{NFT, complaint},
 };
+use crate::program::{self, Program, complaint};
+
+/// nftables' command line.
+const NFT: Program = Program { name: "nft", package: "nftables" };
 
 /// The table's family and name.
 pub const TABLE: &str = "inet duet";
@@ -154,8 +157,8 @@ pub async fn load(networks: &BTreeMap<String, BridgeConfig>) -> Result<()> {
     match NFT.run(&["-f".as_ref(), "-".as_ref()], &script).await {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => Err(Error::Nft { message: complaint(&output) }),
-        Err(Error::MissingProgram { .. }) if !needed => Ok(()),
-        Err(error) => Err(error),
+        Err(program::Error::Missing { .. }) if !needed => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

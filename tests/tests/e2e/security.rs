@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
-use duet_tests::{Host, eventually};
+use duet_tests::images::{BUSYBOX, DEBIAN_12};
+use duet_tests::{Host, clients, eventually};
 
 fn id_map(host: &Host, name: &str) -> (u32, u32) {
     let map = host.inside(name, "cat /proc/self/uid_map");
@@ -177,4 +179,24 @@ fn cgroups_are_delegated_and_bounded() {
     // It cannot lift its own limits.
     let lifted = host.try_inside("c1", &format!("echo max > {root}/pids.max"));
     assert_ne!(lifted.code(), Some(0), "{lifted:?}");
+}
+
+#[test]
+fn docker_of_debian_runs_a_container_in_a_nested_instance() {
+    let host = Host::with_images(&[BUSYBOX, DEBIAN_12]);
+    host.ok("launch debian/12 c1 -c security.nesting=true --wait=ready");
+    host.ok(&format!("file push -r {} c1/root", clients().join("docker").display()));
+    host.duet("exec c1 -- sh -c 'DEBIAN_FRONTEND=noninteractive dpkg -i /root/docker/*.deb'")
+        .within(Duration::from_secs(180))
+        .run()
+        .succeeded();
+    host.ok("exec c1 -- systemctl is-active docker");
+    host.ok("init busybox b1");
+    let busybox = host.tmp().join("busybox");
+    host.ok(&format!("file pull b1/bin/busybox {}", busybox.display()));
+    host.ok(&format!("file push --mode 755 -p {} c1/root/own/bin/sh", busybox.display()));
+    host.inside("c1", "tar -C /root/own -c . | docker import - own");
+    assert_eq!(host.inside("c1", "docker run --rm own /bin/sh -c 'echo $$; hostname -i'").lines().next(), Some("1"));
+    // Its cgroups and mounts go with the instance.
+    host.ok("delete --force c1");
 }

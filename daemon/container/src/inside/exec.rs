@@ -27,6 +27,7 @@ pub(crate) struct Plan<'a> {
     pub tasks: Vec<OwnedFd>,
     pub rlimits: &'a BTreeMap<String, Rlimit>,
     pub dropped: CapabilitySet,
+    pub apparmor: Option<&'a str>,
     pub devpts: BorrowedFd<'a>,
     pub idmap: Option<IdMap>,
     /// Standard input, output and error, unless a pty was asked for.
@@ -119,11 +120,17 @@ fn start(plan: &Plan<'_>) -> Result<Infallible, Report> {
 fn enter(plan: &Plan<'_>) -> Result<(), StepError> {
     super::join_cgroups(&plan.tasks)?;
     super::reset_oom_score();
+    // The host's: in the container's, its root can put a file in the place of any other.
+    let proc = plan.apparmor.map(|_| super::open_proc()).transpose()?;
     super::set_rlimits(plan.rlimits, None)?;
     give_pipes(plan)?;
     process::enter(plan.init, plan.namespaces).step("join the container")?;
     super::confine(plan.dropped)?;
-    super::become_user(plan.program.uid, plan.program.gid)
+    super::become_user(plan.program.uid, plan.program.gid)?;
+    match (proc, plan.apparmor) {
+        (Some(proc), Some(label)) => super::label_next_program(&proc, label),
+        _ => Ok(()),
+    }
 }
 
 /// Makes the program's user the owner of the pipes that are its standard descriptors: opening /dev/stdout means opening

@@ -65,6 +65,9 @@ fn start(plan: &Plan<'_>) -> Result<Infallible, StepError> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let console = rustix::fs::open(c"/dev/console", flags, Mode::empty()).step("open the console")?;
     drop(built);
+    if let Some(label) = &spec.apparmor {
+        super::label_next_program(&super::open_proc()?, label)?;
+    }
 
     let Command::Go = next(link)? else { return Err(out_of_order()) };
     rustix::stdio::dup2_stdin(&console).step("connect the console")?;

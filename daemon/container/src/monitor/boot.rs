@@ -131,6 +131,7 @@ pub(super) fn boot(
         rlimits: spec.rlimits,
         notes: spec.notes,
         dropped,
+        apparmor: spec.apparmor,
         run_dir: host.run_dir,
         listener: host.listener,
         cgroups: host.cgroups,

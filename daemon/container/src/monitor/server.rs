@@ -36,6 +36,7 @@ pub(super) struct Running {
     pub idmap: Option<IdMap>,
     pub rlimits: BTreeMap<String, Rlimit>,
     pub dropped: CapabilitySet,
+    pub apparmor: Option<String>,
     pub run_dir: OwnedFd,
     pub listener: OwnedFd,
     pub cgroups: Cgroups,

@@ -86,6 +86,7 @@ impl Task {
                     tasks,
                     rlimits: &running.rlimits,
                     dropped: running.dropped,
+                    apparmor: running.apparmor.as_deref(),
                     devpts: running.devpts.as_fd(),
                     idmap: running.idmap,
                     stdio,

@@ -40,8 +40,11 @@ pub(super) use self::{
 };
 use super::{
     error::{Error, Result},
-    program::{DNSMASQ, complaint},
 };
+use crate::program::{Program, complaint};
+
+/// The DHCP and DNS server.
+const DNSMASQ: Program = Program { name: "dnsmasq", package: "dnsmasq-base" };
 
 /// The files of one network.
 #[derive(Debug, Clone)]

@@ -8,10 +8,9 @@ use tokio::{io::unix::AsyncFd, time::timeout};
 use super::{
     super::{
         error::{Error, Result},
-        program::DNSMASQ,
         readable,
     },
-    NetworkDir,
+    DNSMASQ, NetworkDir,
 };
 
 /// How long it may take to end after SIGTERM, and again after SIGKILL.

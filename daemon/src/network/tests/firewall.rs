@@ -127,7 +127,7 @@ fn multicast_among_instances_keeps_its_source() {
 
 #[test]
 fn only_what_needs_rules_needs_nft() {
-    let error = Error::MissingProgram { program: "nft", package: "nftables" };
+    let error = Error::from(crate::program::Error::Missing { program: "nft", package: "nftables" });
     assert_eq!(error.to_string(), "nft is not installed; install the package \"nftables\"");
     isolated(|_| async {
         // A ruleset that nft refuses is reported with nft's own words.

@@ -1,4 +1,4 @@
-//! Running the programs that we need: found, run with a deadline, their complaint brought back.
+//! Running the programs of others that we need: found, run with a deadline, their complaint brought back.
 
 use std::{
     io,
@@ -7,43 +7,67 @@ use std::{
     time::Duration,
 };
 
+use thiserror::Error;
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
-
-use super::error::{Error, Result};
 
 /// Where administrators' programs live even if PATH, as a plain user's or cron's, doesn't say so.
 const SYSTEM_DIRS: [&str; 4] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin"];
 /// None of our programs has long work to do.
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// Why a program did not run.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// It is not installed.
+    #[error("{program} is not installed; install the package {package:?}")]
+    Missing {
+        /// Its name.
+        program: &'static str,
+        /// The package that holds it on Debian and Ubuntu.
+        package: &'static str,
+    },
+    /// It could not be started, or did not end in time.
+    #[error("cannot run {program}: {source}")]
+    Run {
+        /// Its name.
+        program: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// The result of running a program.
+pub type Result<T> = std::result::Result<T, Error>;
+
 /// A program and the package that holds it on Debian and Ubuntu.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Program {
+pub struct Program {
     /// Its file name.
     pub name: &'static str,
     /// The package.
     pub package: &'static str,
 }
 
-/// nftables' command line.
-pub(super) const NFT: Program = Program { name: "nft", package: "nftables" };
-/// The DHCP and DNS server.
-pub(super) const DNSMASQ: Program = Program { name: "dnsmasq", package: "dnsmasq-base" };
-
 impl Program {
-    /// Its path, or the error that names the package.
+    /// Its path.
+    ///
+    /// # Errors
+    /// [`Error::Missing`].
     pub fn find(&self) -> Result<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let dirs = std::env::split_paths(&path).chain(SYSTEM_DIRS.iter().map(PathBuf::from));
         dirs.map(|dir| dir.join(self.name))
             .find(|file| is_executable(file))
-            .ok_or(Error::MissingProgram { program: self.name, package: self.package })
+            .ok_or(Error::Missing { program: self.name, package: self.package })
     }
 
     /// Runs it with `input` on its standard input and waits for it and for the end of its output.
+    ///
+    /// # Errors
+    /// Where it did not run; how it ended is in the output.
     pub async fn run(&self, args: &[&std::ffi::OsStr], input: &str) -> Result<Output> {
         let path = self.find()?;
-        let fail = |source: io::Error| Error::system(format!("cannot run {}", self.name), source);
+        let fail = |source: io::Error| Error::Run { program: self.name, source };
         let mut child = Command::new(path)
             .args(args)
             .env("LC_ALL", "C")
@@ -70,7 +94,7 @@ impl Program {
 }
 
 /// What a failed program said, on one line.
-pub(super) fn complaint(output: &Output) -> String {
+pub fn complaint(output: &Output) -> String {
     let said = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
     let text = String::from_utf8_lossy(said);
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
