@@ -9,7 +9,7 @@ use rustix::process::{Pid, Resource};
 use rustix::thread::{CapabilitySet, Gid, Uid};
 
 use crate::confine::{capabilities, seccomp};
-use crate::spec::Rlimit;
+use crate::spec::{ContainerSpec, Rlimit};
 use crate::step::{Step, StepError};
 
 pub(crate) mod exec;
@@ -48,12 +48,18 @@ pub(crate) fn confine(dropped: CapabilitySet) -> Result<(), StepError> {
     duet_sys::seccomp::install(&seccomp::filter()).step("install the system call filter")
 }
 
-/// The capabilities that processes of a container lose, given the names that its specification adds.
-pub(crate) fn dropped_capabilities(names: &[String]) -> CapabilitySet {
-    names
-        .iter()
-        .filter_map(|name| capabilities::capability_by_name(name))
-        .fold(capabilities::ALWAYS_DROPPED, |a, b| a | b)
+/// The capabilities that processes of a container lose: those that all lose, and those that its specification names.
+///
+/// An unprivileged container with a policy namespace of its own keeps the one to load profiles, which the kernel then
+/// grants for that namespace alone (`aa_policy_admin_capable` in security/apparmor/policy.c).
+pub(crate) fn dropped_capabilities(spec: &ContainerSpec) -> CapabilitySet {
+    let own_policy = spec.idmap.is_some() && spec.apparmor.as_ref().is_some_and(|label| label.contains("//&"));
+    let always = if own_policy {
+        capabilities::ALWAYS_DROPPED.difference(CapabilitySet::MAC_ADMIN)
+    } else {
+        capabilities::ALWAYS_DROPPED
+    };
+    spec.drop_capabilities.iter().filter_map(|name| capabilities::capability_by_name(name)).fold(always, |a, b| a | b)
 }
 
 /// Leaves the host's key rings and becomes a user of the container. A kernel without keys is as good.

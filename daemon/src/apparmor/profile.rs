@@ -1,9 +1,11 @@
 //! The rules of a profile.
 //!
 //! A container is held by its namespaces, its user namespace, its cgroup's device rules and the system call filter. The
-//! profile allows all that these allow, so that a system boots in it with every sandbox of its services, and takes away
-//! what would be a way around them: what was hidden in /proc stays hidden where it was, and interfaces of the kernel as a
-//! whole cannot be mounted or written.
+//! profile allows what these allow, so that a system boots in it with every sandbox of its services, and takes away some
+//! ways around them: what is hidden in /proc stays hidden where it is, interfaces of the kernel as a whole are not
+//! written, and no process leaves the profile. It says nothing of what is mounted: AppArmor is not told the type of a
+//! filesystem that is mounted by fsmount(2), so such rules would keep out old programs only. Hence it makes no boundary
+//! of a privileged container either.
 
 use std::fmt::Write as _;
 
@@ -17,11 +19,6 @@ pub struct Rules {
     /// Whether it runs containers of its own, with profiles of their own.
     pub nesting: bool,
 }
-
-/// Filesystems that are the kernel's own, not a container's. proc, sysfs and cgroup2 are not among them: theirs show the
-/// container's namespaces.
-const KERNEL_FILESYSTEMS: [&str; 8] =
-    ["bpf", "configfs", "debugfs", "devtmpfs", "efivarfs", "pstore", "securityfs", "tracefs"];
 
 /// What is never written, whoever root is. Paths as in apparmor.d(5).
 const NEVER_WRITTEN: [&str; 9] = [
@@ -52,15 +49,14 @@ const NOT_BY_HOST_ROOT: [&str; 8] = [
 /// namespace: of all of them, it sees no other.
 pub(super) fn text(name: &str, rules: Rules) -> String {
     let Rules { privileged, nesting } = rules;
-    // What an overlay or a mount of another namespace shows has paths that do not lead to the root.
-    let mut text = format!("profile \"{name}\" flags=(attach_disconnected,mediate_deleted) {{\n");
+    // The first of the language's versions that knows all of these rules; what later ones added is then not mediated, so
+    // that the profile means the same for every parser (apparmor.d(5), "Feature ABI"). The flags: an overlay, and mounts
+    // of other namespaces, show files whose paths do not lead to the root.
+    let mut text = format!("abi <abi/3.0>,\nprofile \"{name}\" flags=(attach_disconnected,mediate_deleted) {{\n");
     for allowed in
         ["capability", "dbus", "file", "mount", "network", "pivot_root", "ptrace", "signal", "umount", "unix"]
     {
         let _ = writeln!(text, "  {allowed},");
-    }
-    for kind in KERNEL_FILESYSTEMS {
-        let _ = writeln!(text, "  deny mount fstype={kind},");
     }
     for hidden in confine::default_masked_paths(privileged) {
         let hidden = hidden.display();

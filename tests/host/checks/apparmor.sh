@@ -24,20 +24,20 @@ check "a profile keeps a container from what its root could do" <<'END'
 need_image debian/13
 for key in false true; do
     duet launch debian/13 c1 -c security.privileged=$key --wait=ready
-    fails duet exec c1 -- mount -t debugfs none /mnt
-    fails duet exec c1 -- mount -t securityfs none /mnt
-    fails duet exec c1 -- umount /proc/sched_debug
     fails duet exec c1 -- sh -c 'echo h > /proc/sysrq-trigger'
-    fails duet exec c1 -- sh -c 'echo unconfined > /proc/self/attr/apparmor/current'
-    fails duet exec c1 -- sh -c 'echo changeprofile unconfined > /proc/self/attr/apparmor/current'
+    fails duet exec c1 -- sh -c 'printf "changeprofile unconfined" > /proc/self/attr/apparmor/current'
+    fails duet exec c1 -- sh -c 'printf "exec unconfined" > /proc/self/attr/apparmor/exec && exec true'
     duet exec c1 -- mount -t tmpfs none /mnt
+    duet exec c1 -- unshare -Ur true
     duet delete --force c1
 done
-# A root that is the host's root.
+# A root that is the host's.
 duet launch debian/13 c1 -c security.privileged=true --wait=ready
-fails duet exec c1 -- sh -c 'umount /proc/kcore; head -c 1 /proc/kcore'
+fails duet exec c1 -- umount /proc/kcore
+fails duet exec c1 -- head -c 1 /proc/kcore
 before=$(cat /proc/sys/kernel/core_pattern)
-fails duet exec c1 -- sh -c 'mount -o remount,rw /proc/sys/kernel; umount /proc/sys/kernel; echo x > /proc/sys/kernel/core_pattern'
+duet exec c1 -- sh -c 'mount -o remount,rw,bind /proc/sys/kernel || umount /proc/sys/kernel'
+fails duet exec c1 -- sh -c 'echo x > /proc/sys/kernel/core_pattern'
 is "$before" "$(cat /proc/sys/kernel/core_pattern)" "the host's core_pattern"
 duet delete --force c1
 END
@@ -50,9 +50,7 @@ system_runs c1
 # What it sees of itself is its own namespace; the host's profile holds it all the same.
 is unconfined "$(duet exec c1 -- cat /proc/self/attr/apparmor/current)" "a program's label as it sees it"
 pid=$(duet query /1.0/instances/c1/state | jq .pid)
-cat "/proc/$pid/attr/apparmor/current"
-grep -q 'duet_c1' "/proc/$pid/attr/apparmor/current"
-fails duet exec c1 -- mount -t debugfs none /mnt
+is 'duet_c1//&:duet_c1:unconfined (enforce)' "$(cat "/proc/$pid/attr/apparmor/current")" "init's label on the host"
 duet exec c1 -- test -e /sys/kernel/security/apparmor/.replace
 # A profile that is compiled here and loaded there, by the container's root.
 printf 'profile "own" { file, deny /etc/hostname r, }\n' | apparmor_parser -QKS > /tmp/own.bin
@@ -60,7 +58,7 @@ duet file push /tmp/own.bin c1/root/own.bin
 duet exec c1 -- sh -c 'cat /root/own.bin > /sys/kernel/security/apparmor/.replace'
 duet exec c1 -- grep -q '^own ' /sys/kernel/security/apparmor/profiles
 fails grep '^own ' /sys/kernel/security/apparmor/profiles
-fails duet exec c1 -- sh -c 'echo "exec own" > /proc/self/attr/apparmor/exec; exec cat /etc/hostname'
+fails duet exec c1 -- sh -c 'printf "exec own" > /proc/self/attr/apparmor/exec && exec cat /etc/hostname'
 duet delete --force c1
 [ ! -e /sys/kernel/security/apparmor/policy/namespaces/duet_c1 ]
 rm /tmp/own.bin
@@ -78,16 +76,7 @@ duet delete --force c1
 fails grep '^duet_c1 ' /sys/kernel/security/apparmor/profiles
 END
 
-check "a start takes little longer for its profile" <<'END'
-need_image busybox
-duet launch busybox c1
-duet stop c1
-for _ in 1 2 3; do time duet start c1; duet stop -f c1; done
-duet delete c1
-ls -l /var/lib/duet/apparmor
-END
-
-check "Docker of Debian runs a container in a nested instance" <<'END'
+CHECK_SECONDS=900 check "Docker of Debian runs a container in a nested instance" <<'END'
 need_image debian/12
 [ -d /root/docker ] || skip "no packages of Docker in target/clients: the end-to-end suite gets them"
 duet launch debian/12 c1 -c security.nesting=true --wait=ready

@@ -47,7 +47,7 @@ const NAMES: [(&str, CapabilitySet); 41] = [
     ("wake_alarm", CapabilitySet::WAKE_ALARM),
 ];
 
-/// What no container can ever have: the security policy, the clock, the modules and the ports belong to the host.
+/// What containers do not have: the security policy, the clock, the modules and the ports belong to the host.
 pub const ALWAYS_DROPPED: CapabilitySet = CapabilitySet::MAC_ADMIN
     .union(CapabilitySet::MAC_OVERRIDE)
     .union(CapabilitySet::SYS_TIME)

@@ -68,7 +68,7 @@ pub(super) fn boot(
     clock.lap("prepare");
 
     let (link, theirs) = Link::pair().step("make the line to init")?;
-    let dropped = inside::dropped_capabilities(&spec.drop_capabilities);
+    let dropped = inside::dropped_capabilities(&spec);
     // SAFETY: the process has a single thread.
     let fork = unsafe { host.cgroups.fork(namespaces(spec.idmap)) }.step("create the container's namespaces")?;
     let init = match fork {
