@@ -34,7 +34,7 @@ apt-get "${options[@]}" update
     incus-client/bookworm-backports incus-extra/bookworm-backports lxd-client/bookworm)
 # With what they depend on and the image debian/12 has not.
 mkdir "$clients/docker"
-(cd "$clients/docker" && apt-get "${options[@]}" download docker.io containerd runc tini iptables libip4tc2 libip6tc2 \
+(cd "$clients/docker" && apt-get "${options[@]}" download docker.io apparmor containerd runc tini iptables libip4tc2 libip6tc2 \
     libxtables12 libnetfilter-conntrack3 libnfnetlink0 libnftnl11 libmnl0 libdevmapper1.02.1 dmsetup)
 for package in "$clients"/apt/*.deb; do
     dpkg-deb -x "$package" "$clients/apt/root"

@@ -5,7 +5,7 @@
 //! is kept lies in `$DUET_DIR/apparmor`; it is made anew for another kernel or parser.
 //!
 //! With `security.nesting` the instance has a policy namespace as well, in which it loads profiles for what it runs
-//! itself. Its processes are then confined by both: `duet_c1//&:duet_c1:` (the kernel's
+//! itself. Its processes are then confined by both: `duet_c1//&:lxc-duet_c1:` (the kernel's
 //! Documentation/admin-guide/LSM/apparmor.rst, apparmor.d(5), and `aa_label_parse` in security/apparmor/label.c).
 //!
 //! A host without AppArmor, or a daemon that is itself confined, has none of this.
@@ -31,6 +31,10 @@ use crate::program::{Program, complaint};
 const KERNEL: &str = "/sys/kernel/security/apparmor";
 /// The compiler of profiles.
 const PARSER: Program = Program { name: "apparmor_parser", package: "apparmor" };
+
+/// What the names of policy namespaces begin with. Debian's apparmor.service and snapd, inside, load profiles only where
+/// they find themselves in one that begins as those of LXC, LXD or Incus do.
+const NAMESPACE: &str = "lxc-";
 
 /// The host's AppArmor, or that it has none.
 pub struct AppArmor {
@@ -74,7 +78,7 @@ impl AppArmor {
                 self.unload(instance);
                 Err(Error::internal(format!("cannot make the AppArmor namespace {name}: {error}")))
             }
-            _ => Ok(Some(format!("{name}//&:{name}:"))),
+            _ => Ok(Some(format!("{name}//&:{NAMESPACE}{name}:"))),
         }
     }
 
@@ -95,7 +99,7 @@ impl AppArmor {
         // "name (enforce)"; profiles of namespaces are written ":namespace://name (enforce)".
         let profiles = profiles.lines().filter_map(|line| line.split(' ').next().map(str::to_owned));
         let spaces = fs::read_dir(kernel("policy/namespaces")).into_iter().flatten().flatten();
-        let spaces = spaces.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let spaces = spaces.filter_map(|entry| Some(entry.file_name().to_str()?.strip_prefix(NAMESPACE)?.to_owned()));
         let begins = format!("{}_", self.prefix);
         let left: HashSet<String> =
             profiles.chain(spaces).filter(|name| name.starts_with(&begins) && !kept.contains(name)).collect();
@@ -177,5 +181,5 @@ fn kernel(file: &str) -> PathBuf {
 }
 
 fn namespace(name: &str) -> PathBuf {
-    kernel("policy/namespaces").join(name)
+    kernel("policy/namespaces").join(format!("{NAMESPACE}{name}"))
 }

@@ -46,11 +46,11 @@ check "with nesting a container has profiles of its own" <<'END'
 need_image debian/13
 duet launch debian/13 c1 -c security.nesting=true --wait=ready
 system_runs c1
-[ -d /sys/kernel/security/apparmor/policy/namespaces/duet_c1 ]
+[ -d /sys/kernel/security/apparmor/policy/namespaces/lxc-duet_c1 ]
 # What it sees of itself is its own namespace; the host's profile holds it all the same.
 is unconfined "$(duet exec c1 -- cat /proc/self/attr/apparmor/current)" "a program's label as it sees it"
 pid=$(duet query /1.0/instances/c1/state | jq .pid)
-is 'duet_c1//&:duet_c1:unconfined (enforce)' "$(cat "/proc/$pid/attr/apparmor/current")" "init's label on the host"
+is 'duet_c1//&:lxc-duet_c1:unconfined (enforce)' "$(cat "/proc/$pid/attr/apparmor/current")" "init's label on the host"
 duet exec c1 -- test -e /sys/kernel/security/apparmor/.replace
 # A profile that is compiled here and loaded there, by the container's root.
 printf 'profile "own" { file, deny /etc/hostname r, }\n' | apparmor_parser -QKS > /tmp/own.bin
@@ -60,7 +60,7 @@ duet exec c1 -- grep -q '^own ' /sys/kernel/security/apparmor/profiles
 fails grep '^own ' /sys/kernel/security/apparmor/profiles
 fails duet exec c1 -- sh -c 'printf "exec own" > /proc/self/attr/apparmor/exec && exec cat /etc/hostname'
 duet delete --force c1
-[ ! -e /sys/kernel/security/apparmor/policy/namespaces/duet_c1 ]
+[ ! -e /sys/kernel/security/apparmor/policy/namespaces/lxc-duet_c1 ]
 rm /tmp/own.bin
 END
 
@@ -88,6 +88,9 @@ duet file pull b1/bin/busybox /tmp/busybox
 duet file push -q -p --mode 755 /tmp/busybox c1/root/own/bin/sh
 duet exec c1 -- sh -c 'tar -C /root/own -c . | docker import - own'
 is 1 "$(duet exec c1 -- docker run --rm own /bin/sh -c 'echo $$')" "the process id of a container in Docker"
+# Docker's own profile, in the instance's namespace and not in the host's.
+duet exec c1 -- grep -q '^docker-default ' /sys/kernel/security/apparmor/profiles
+fails grep '^docker-default ' /sys/kernel/security/apparmor/profiles
 duet delete --force c1 b1
 rm /tmp/busybox
 END
