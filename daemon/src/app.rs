@@ -16,6 +16,7 @@ use crate::inventory::Inventory;
 use crate::network;
 use crate::operations::Operations;
 use crate::pools::Pools;
+use crate::systemd::Systemd;
 use crate::warnings::Warnings;
 
 /// Where things are kept below the state directory (`DUET_DIR`).
@@ -125,6 +126,8 @@ pub struct Parts {
     pub images: Images,
     /// Running and stopped instances.
     pub instances: Instances,
+    /// The host's systemd.
+    pub systemd: Systemd,
     /// Held while a client's change of anything but an instance is read, compared with its ETag and written, so that no
     /// other comes in between. An instance's slot does that for instances.
     pub edits: Mutex<()>,

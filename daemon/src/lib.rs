@@ -24,6 +24,7 @@ pub mod resources;
 pub mod serve;
 pub mod service;
 pub mod storage;
+pub mod systemd;
 pub mod warnings;
 
 /// Where the state is kept unless `DUET_DIR` or `--dir` says otherwise.

@@ -25,6 +25,7 @@ use crate::networks::DEFAULT_NETWORK;
 use crate::operations::Operations;
 use crate::pools::{DEFAULT_POOL, Pools};
 use crate::service::Passed;
+use crate::systemd::{self, Systemd};
 use crate::warnings::Warnings;
 use crate::{api, host, images, instances, neighbours, networks, pools, service};
 
@@ -101,6 +102,8 @@ async fn serve(options: Options) -> Result<()> {
     // Lookups are answered meanwhile.
     networks::bring_up_all(&app, &all).await?;
     networks::sweep(&app, &links).await;
+    tokio::spawn(systemd::keep_dnsmasq(app.clone()));
+    tokio::spawn(systemd::keep_names(app.clone()));
     app.ready.cancel();
     service::ready();
     // A start reads much that a daemon does not keep.
@@ -138,11 +141,13 @@ fn open(paths: Paths, monitor: &Path) -> Result<App> {
     let network = network::Manager::new(&paths.root).map_err(networks::error)?;
     let pools = Pools::open(&paths, &inventory)?;
     let instances = Instances::new(&paths.root, monitor)?;
+    let systemd = Systemd::detect(instances.cgroups(), instances.cgroup_prefix());
     Ok(App::new(Parts {
         operations: Operations::new(events.clone()),
         apparmor,
         pools,
         instances,
+        systemd,
         images: Images::default(),
         edits: Mutex::new(()),
         warnings: Warnings,

@@ -15,7 +15,7 @@ use std::fmt::Display;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use duet_sys::socket;
 use nix::unistd::ForkResult;
@@ -41,8 +41,8 @@ mod task;
 
 use handshake::Handshake;
 
-/// How long the daemon may take to send the specification: it has it ready.
-const SPEC_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the daemon may take to send the specification: the host's systemd may have to make a scope first.
+const SPEC_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The whole of the `duet-monitor` program. Its standard input is the handshake socket; what it has to say beyond the
 /// protocol goes to its standard error.
@@ -66,6 +66,11 @@ fn say(what: impl Display) {
 fn settle() -> Result<Option<OwnedFd>, StepError> {
     let stdin = std::io::stdin();
     let socket = stdin.as_fd().try_clone_to_owned().step("take the handshake socket")?;
+    // The daemon knows this process by its id until then, and may move it to another control group.
+    let told = socket::wait_readable(&socket, Instant::now() + SPEC_TIMEOUT).step("wait for the specification")?;
+    if !told {
+        return Err(StepError::new("wait for the specification", "it took too long"));
+    }
     // SAFETY: the process has a single thread.
     if let ForkResult::Parent { .. } = unsafe { nix::unistd::fork() }.step("leave the daemon")? {
         return Ok(None);

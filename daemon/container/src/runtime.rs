@@ -1,6 +1,6 @@
 //! Starting a container: the daemon's side of the handshake.
 //!
-//! The phases are types. [`Starting`] is a monitor that was sent the specification; [`Starting::wait_created`] (or
+//! The phases are types. [`Launched`] is a monitor that waits for the specification, [`Starting`] one that was sent it; [`Starting::wait_created`] (or
 //! [`Starting::try_created`] for an asynchronous caller) turns it into [`Created`], whose namespaces exist and whose
 //! init waits; the caller attaches the network interfaces to it; [`Created::go`] lets it run and [`Created::wait_started`]
 //! (or [`Created::try_started`]) says that init's program was executed. Dropping either before that closes the handshake
@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use duet_sys::mount::{self, Change};
@@ -127,6 +127,69 @@ pub struct Started {
     pub netlink: OwnedFd,
 }
 
+/// A monitor that waits for its specification, in the daemon's own control group or wherever the caller has put it
+/// since: what it forks off for good once it has the specification stays there.
+#[derive(Debug)]
+pub struct Launched {
+    handshake: OwnedFd,
+    child: Child,
+}
+
+impl Launched {
+    /// Runs the monitor of the container `name`; `log` becomes its standard output and error.
+    ///
+    /// # Errors
+    /// [`StartError::Io`] if it could not be run.
+    pub fn spawn(name: &str, binary: &MonitorBinary, log: File) -> Result<Self, StartError> {
+        let io_error = |step| move |source| StartError::Io { step, source };
+        let (ours, theirs) = socket::packet_pair().map_err(io_error("make the handshake socket"))?;
+        socket::reserve_send_buffer(&ours, MAX_PACKET).map_err(io_error("set up the handshake socket"))?;
+        let log_too = log.try_clone().map_err(io_error("share the monitor's log"))?;
+        // The child resolves the path while the descriptor is still open in it: it is closed by the very exec.
+        let child = Command::new(format!("/proc/self/fd/{}", binary.mount.as_raw_fd()))
+            .arg0(format!("[duet monitor] {name}"))
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::from(log))
+            .stderr(Stdio::from(log_too))
+            .spawn()
+            .map_err(io_error("run the monitor"))?;
+        Ok(Self { handshake: ours, child })
+    }
+
+    /// Its process id, good until [`Self::send`]: the monitor itself is another process then.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it the specification. `fds` are what [`crate::spec::MountSource::Fd`] counts.
+    ///
+    /// # Errors
+    /// [`StartError::Spec`] if it is refused, [`StartError::Io`] if it could not be sent.
+    pub fn send(mut self, spec: &ContainerSpec, fds: &[BorrowedFd<'_>]) -> Result<Starting, StartError> {
+        spec.check(fds.len())?;
+        let io_error = |step| move |source| StartError::Io { step, source };
+        let request = HandshakeRequest::Start { spec: Box::new(spec.clone()) };
+        let sent = socket::send(&self.handshake, &protocol::encode(&request), fds);
+        // The first process only forks the real monitor off, so that this one need not be its parent.
+        self.child.wait().map_err(io_error("wait for the monitor to settle"))?;
+        sent.map_err(io_error("send the specification to the monitor"))?;
+        socket::set_nonblocking(&self.handshake, true).map_err(io_error("set up the handshake socket"))?;
+        let socket = self.handshake.try_clone().map_err(io_error("keep the handshake socket"))?;
+        Ok(Starting { handshake: Handshake { socket } })
+    }
+}
+
+impl Drop for Launched {
+    fn drop(&mut self) {
+        // Reaped after `send`, this does nothing. Otherwise it waits for a specification that does not come.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Starting {
     /// Runs a monitor and sends it the specification. `fds` are what [`crate::spec::MountSource::Fd`] counts; `log`
     /// becomes the monitor's standard output and error.
@@ -140,27 +203,7 @@ impl Starting {
         fds: &[BorrowedFd<'_>],
     ) -> Result<Self, StartError> {
         spec.check(fds.len())?;
-        let io_error = |step| move |source| StartError::Io { step, source };
-        let (ours, theirs) = socket::packet_pair().map_err(io_error("make the handshake socket"))?;
-        socket::reserve_send_buffer(&ours, MAX_PACKET).map_err(io_error("set up the handshake socket"))?;
-        let log_too = log.try_clone().map_err(io_error("share the monitor's log"))?;
-        // The child resolves the path while the descriptor is still open in it: it is closed by the very exec.
-        let mut child = Command::new(format!("/proc/self/fd/{}", binary.mount.as_raw_fd()))
-            .arg0(format!("[duet monitor] {}", spec.name))
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::from(log))
-            .stderr(Stdio::from(log_too))
-            .spawn()
-            .map_err(io_error("run the monitor"))?;
-        let request = HandshakeRequest::Start { spec: Box::new(spec.clone()) };
-        let sent = socket::send(&ours, &protocol::encode(&request), fds);
-        // The first process only forks the real monitor off, so that this one need not be its parent.
-        child.wait().map_err(io_error("wait for the monitor to settle"))?;
-        sent.map_err(io_error("send the specification to the monitor"))?;
-        socket::set_nonblocking(&ours, true).map_err(io_error("set up the handshake socket"))?;
-        Ok(Self { handshake: Handshake { socket: ours } })
+        Launched::spawn(&spec.name, binary, log)?.send(spec, fds)
     }
 
     /// Goes on if the monitor has answered; gives itself back if it has not yet.

@@ -41,7 +41,7 @@ fn create_limit_unlimit_destroy() {
         swap: Swap::Denied,
         processes: Some(100),
     };
-    let options = CreateOptions { owner: (100_000, 100_001), limits, devices: None };
+    let options = CreateOptions { owner: (100_000, 100_001), limits, ..CreateOptions::default() };
     let cgroup = Cgroup::create(&trees.layout, "duet/c1", &options).unwrap();
     let v1 = matches!(cgroup.dir_of(Controller::Cpu).unwrap(), Place::V1(_));
 

@@ -46,6 +46,7 @@ pub async fn adopt(app: &App) -> Result<HashSet<String>> {
                 live.announce_to(&slot);
                 slot.set_live(Some(Arc::clone(&live)));
                 stop::watch(app, &slot, &live)?;
+                start::announce(app, &row.name, &live);
                 if let Some(unrecorded) = unrecorded {
                     start::record(app, row.id, unrecorded).await?;
                 }
@@ -75,8 +76,7 @@ fn adopt_one(app: &App, row: &mut InstanceRow) -> Result<Option<(Arc<Live>, Opti
             None => drop(row.config.remove(key)),
         }
     }
-    let cgroup =
-        Cgroup::open(app.instances.cgroups(), &app.instances.cgroup_name(&row.name)).doing("no control group")?;
+    let cgroup = cgroup_of(app, &row.name)?;
     snapshot::let_go(&cgroup, &run_dir)?;
     let frozen = cgroup.is_frozen().unwrap_or(false);
     let host_name = |key: &String| key.strip_prefix("volatile.")?.strip_suffix(".host_name").map(str::to_owned);
@@ -96,6 +96,18 @@ fn adopt_one(app: &App, row: &mut InstanceRow) -> Result<Option<(Arc<Live>, Opti
         frozen,
     })?;
     Ok(Some((live, unrecorded)))
+}
+
+/// The control group of an instance that runs: in its scope, unless it was started without one.
+fn cgroup_of(app: &App, name: &str) -> Result<Cgroup> {
+    let layout = app.instances.cgroups();
+    if let Some(scope) = app.systemd.scope_of(name) {
+        let cgroup = Cgroup::open(layout, &scope.cgroup).doing("no control group")?;
+        if cgroup.is_populated().unwrap_or(false) {
+            return Ok(cgroup);
+        }
+    }
+    Cgroup::open(layout, &app.instances.cgroup_name(name)).doing("no control group")
 }
 
 /// An instance that should run and has no monitor: it ended while nobody looked, or the host was restarted.
@@ -145,8 +157,14 @@ async fn sweep_cgroups(app: &App) {
         .collect();
     let layout = Arc::clone(app.instances.cgroups());
     let prefix = app.instances.cgroup_prefix().to_owned();
+    let scopes = app.systemd.scopes();
     let work = move || -> Result<()> {
-        for name in Cgroup::list(&layout, &prefix).doing("cannot list control groups")? {
+        let mut names = Cgroup::list(&layout, &prefix).doing("cannot list control groups")?;
+        if let Some((slice, is_instance)) = scopes {
+            let all = Cgroup::list(&layout, &slice).doing("cannot list scopes")?;
+            names.extend(all.into_iter().filter(|name| is_instance(name)));
+        }
+        for name in names {
             if !adopted.contains(&name) {
                 tracing::info!(name, "removing a leftover control group");
                 let cgroup = Cgroup::open(&layout, &name).doing("cannot open a control group")?;

@@ -15,6 +15,7 @@ use crate::config::{
 };
 use crate::error::{Context, Error, Result};
 use crate::network::{self, MacAddr, StaticHost};
+use crate::systemd::Weights;
 
 /// One NIC to be.
 #[derive(Clone, Debug)]
@@ -273,6 +274,11 @@ pub fn limits(app: &App, id: i64, settings: &InstanceSettings) -> Result<Limits>
         swap: if settings.memory_swap { cgroup::Swap::Allowed } else { cgroup::Swap::Denied },
         processes: settings.processes,
     })
+}
+
+/// How an instance with these limits competes with others, where systemd has to be told.
+pub fn weights(limits: &Limits) -> Weights {
+    Weights { cpu: limits.cpu_weight(), io: None }
 }
 
 fn cpus(app: &App, id: i64, limit: &CpuLimit, available: &CpuList) -> Result<CpuList> {

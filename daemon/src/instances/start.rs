@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use duet_container::cgroup::{Cgroup, CreateOptions};
-use duet_container::runtime::{Created, Starting};
-use duet_container::spec::{CgroupDir, CgroupKind, ContainerSpec, IdMap, MountSource, MountSpec};
+use duet_container::cgroup::{Cgroup, CreateOptions, Limits};
+use duet_container::runtime::{Created, Launched, Starting};
+use duet_container::spec::{ContainerSpec, IdMap, MountSource, MountSpec};
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
@@ -26,7 +26,7 @@ use super::{idmap, stop, templates};
 use crate::app::App;
 use crate::apparmor::Rules;
 use crate::error::{Context, Error, Kind, Result, blocking};
-use crate::inventory::{self, Power};
+use crate::inventory::{self, InstanceRow, Power};
 use crate::network::{Netns, NicSpec};
 
 /// How long the control group of a failed start may take to go.
@@ -53,19 +53,23 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
 
     let mut undo = Undo::default();
     let label = confine(app, name, &plan, &mut undo).await?;
-    let mut prepared = prepare(app, &expanded, &plan, map.ids, &mut undo)?;
-    prepared.spec.files = files;
+    let (binary, log) = (app.instances.monitor_binary(), prepare(app, &expanded.row, &mut undo)?);
+    let title = name.to_owned();
+    let monitor = blocking(move || Launched::spawn(&title, &binary, log).map_err(failure)).await?;
+    let limits = plan::limits(app, id, &plan.settings)?;
+    let cpus = limits.cpus.clone();
+    let cgroup = make_cgroup(app, name, &plan, map.ids, limits, monitor.pid(), &mut undo).await?;
+    let mut spec = specification(app, &expanded, &plan, map.ids)?;
+    spec.cgroups = cgroup.joined();
+    spec.files = files;
     if label.is_some() && plan.settings.nesting {
-        prepared.spec.mounts.push(policy_files());
+        spec.mounts.push(policy_files());
     }
-    prepared.spec.apparmor = label;
+    spec.apparmor = label;
     let changes = changes(&plan, map.volatile);
-    prepared.spec.notes = changes.iter().cloned().collect();
-    let binary = app.instances.monitor_binary();
-    let (spec, log) = (prepared.spec, prepared.log);
+    spec.notes = changes.iter().cloned().collect();
     let created =
-        blocking(move || Starting::spawn(&spec, &binary, log, &[]).and_then(Starting::wait_created).map_err(failure))
-            .await?;
+        blocking(move || monitor.send(&spec, &[]).and_then(Starting::wait_created).map_err(failure)).await?;
     if let Err(error) = attach_nics(app, &created, &plan.nics).await {
         return Err(ended_early(created).await.unwrap_or(error));
     }
@@ -78,10 +82,10 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
         pidfd: started.pidfd,
         netlink: started.netlink,
         started_at: Timestamp::now(),
-        cgroup: prepared.cgroup,
+        cgroup,
         idmap: map.ids,
         nics: plan.nics.iter().map(|nic| (nic.device.clone(), nic.host_name.clone())).collect(),
-        cpus: prepared.cpus,
+        cpus,
         frozen: false,
     })?;
     live.announce_to(held.slot());
@@ -89,6 +93,7 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
     held.slot().set_live(Some(Arc::clone(&live)));
     // From here on its end is handled by the watch.
     undo.disarm();
+    announce(app, name, &live);
 
     if let Err(error) = record(app, id, changes).await {
         // What is not recorded must not run.
@@ -97,6 +102,17 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
     }
     app.events.lifecycle("instance-started", format!("/1.0/instances/{name}"), Value::Null);
     Ok(())
+}
+
+/// Has systemd-machined list a running instance; nobody waits for that.
+pub(super) fn announce(app: &App, name: &str, live: &Arc<Live>) {
+    if live.cgroup.is_scope() {
+        let (app, name, live) = (app.clone(), name.to_owned(), Arc::clone(live));
+        tokio::spawn(async move {
+            let links: Vec<String> = live.nics().into_values().collect();
+            app.systemd.register_machine(&name, live.init_pid, &links).await;
+        });
+    }
 }
 
 fn failure(error: duet_container::runtime::StartError) -> Error {
@@ -137,52 +153,59 @@ async fn ended_early(created: Created) -> Option<Error> {
     }
 }
 
-/// What is ready for the monitor.
-struct Prepared {
-    spec: ContainerSpec,
-    log: File,
-    cgroup: Cgroup,
-    cpus: Option<duet_container::cgroup::CpuList>,
-}
-
-/// Makes directories and the control group, and puts the specification together.
-fn prepare(app: &App, expanded: &Expanded, plan: &Plan, ids: Option<IdMap>, undo: &mut Undo) -> Result<Prepared> {
-    let row = &expanded.row;
+/// Makes the directories of a run, and the monitor's log.
+fn prepare(app: &App, row: &InstanceRow, undo: &mut Undo) -> Result<File> {
     let run_dir = app.paths.run(row.id);
     // A directory that a crash left behind says nothing any more.
     let _ = std::fs::remove_dir_all(&run_dir);
     make_dir(&run_dir)?;
-    let dir = run_dir.clone();
-    undo.push(move || drop(std::fs::remove_dir_all(dir)));
+    undo.push(move || drop(std::fs::remove_dir_all(run_dir)));
     let logs = app.paths.logs(&row.name);
     make_dir(&logs)?;
-    let log = OpenOptions::new()
+    OpenOptions::new()
         .create(true)
         .write(true)
         .truncate(true)
         .mode(0o600)
         .open(logs.join("monitor.log"))
-        .doing("cannot make the instance's log")?;
+        .doing("cannot make the instance's log")
+}
 
-    let pool = app.pools.get(&row.pool)?;
-    let root = pool.volume_root(&row.volume)?;
-    let limits = plan::limits(app, row.id, &plan.settings)?;
-    let cpus = limits.cpus.clone();
+/// Makes the control group: in a scope of systemd's around the process that is to become the monitor, where the host has
+/// a systemd that makes one, and directly elsewhere.
+async fn make_cgroup(
+    app: &App,
+    name: &str,
+    plan: &Plan,
+    ids: Option<IdMap>,
+    limits: Limits,
+    monitor: u32,
+    undo: &mut Undo,
+) -> Result<Cgroup> {
+    let scope = app.systemd.start_scope(name, monitor, plan::weights(&limits)).await;
+    let group = scope.map_or_else(|| app.instances.cgroup_name(name), |scope| scope.cgroup);
     let owner = ids.map_or((0, 0), |map| (map.host_base_uid, map.host_base_gid));
-    let options = CreateOptions { owner, limits, devices: plan::device_policy(plan) };
-    let cgroup = Cgroup::create(app.instances.cgroups(), &app.instances.cgroup_name(&row.name), &options)
-        .map_err(|e| Error::internal(format!("cannot make the instance's control group: {e}")))?;
-    let made = cgroup.clone();
+    let options = CreateOptions { owner, limits, devices: plan::device_policy(plan), monitor: Some(monitor) };
+    let layout = app.instances.cgroups();
+    // Before it is made: a scope is there already.
+    let made = Cgroup::open(layout, &group).map_err(Error::internal)?;
     undo.push(move || drop(made.destroy(Instant::now() + CLEAN_UP)));
+    Cgroup::create(layout, &group, &options)
+        .map_err(|e| Error::internal(format!("cannot make the instance's control group: {e}")))
+}
 
-    let mut spec = ContainerSpec::new(&row.name, &run_dir, &logs.join("console.log"), root, ids);
+/// Puts the specification together.
+fn specification(app: &App, expanded: &Expanded, plan: &Plan, ids: Option<IdMap>) -> Result<ContainerSpec> {
+    let row = &expanded.row;
+    let root = app.pools.get(&row.pool)?.volume_root(&row.volume)?;
+    let console = app.paths.logs(&row.name).join("console.log");
+    let mut spec = ContainerSpec::new(&row.name, &app.paths.run(row.id), &console, root, ids);
     spec.root_read_only = plan.root_read_only;
     spec.environment = plan.settings.environment.clone();
     spec.nesting = plan.settings.nesting;
     spec.mounts = plan.mounts.clone();
     spec.devices = plan.nodes.clone();
-    spec.cgroups = cgroup_dirs(&cgroup);
-    Ok(Prepared { spec, log, cgroup, cpus })
+    Ok(spec)
 }
 
 fn make_dir(path: &Path) -> Result<()> {
@@ -190,12 +213,6 @@ fn make_dir(path: &Path) -> Result<()> {
         Err(error) => Err(Error::internal(format!("cannot make {}: {error}", path.display()))),
         Ok(()) => Ok(()),
     }
-}
-
-fn cgroup_dirs(cgroup: &Cgroup) -> Vec<CgroupDir> {
-    let v1 = cgroup.layout().v1_roots().map(|root| CgroupDir { path: root.join(cgroup.name()), kind: CgroupKind::V1 });
-    let v2 = CgroupDir { path: cgroup.unified().join("payload"), kind: CgroupKind::V2 };
-    std::iter::once(v2).chain(v1).collect()
 }
 
 async fn attach_nics(app: &App, created: &Created, nics: &[NicPlan]) -> Result<()> {

@@ -242,6 +242,11 @@ pub fn watch(app: &App, slot: &Arc<Slot>, live: &Arc<Live>) -> Result<()> {
 
 /// Releases what a running instance held on the host. Its veths went with its network namespace.
 async fn release(app: &App, slot: &Slot, live: &Arc<Live>) {
+    if live.cgroup.is_scope()
+        && let Ok(Some(row)) = app.inventory.instance_by_id(slot.id())
+    {
+        app.systemd.unregister_machine(&row.name).await;
+    }
     let cgroup = live.cgroup.clone();
     let (apparmor, name) = (app.clone(), live.name.clone());
     let dirs = [live.run_dir.clone(), app.paths.devices(slot.id())];

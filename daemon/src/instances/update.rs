@@ -105,6 +105,10 @@ async fn follow(app: &App, held: &Held, live: &Arc<Live>, old: &Expanded, new: &
         let limits = plan::limits(app, held.slot().id(), &settings)?;
         let cpus = limits.cpus.clone();
         let cgroup = live.cgroup.clone();
+        if cgroup.is_scope() {
+            let weights = plan::weights(&limits);
+            app.systemd.set_weights(&new.row.name, weights).await.map_err(|e| Error::internal(e.to_string()))?;
+        }
         blocking(move || cgroup.apply(&limits).map_err(|e| Error::invalid(e.to_string()))).await?;
         live.set_cpus(cpus);
     }

@@ -370,6 +370,26 @@ impl Manager {
         state::network_state(&self.0.rtnl, name).await
     }
 
+    /// Waits for the next change of a network, or of its dnsmasq, after this call.
+    pub fn changed(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.0.changed.clone().notified_owned()
+    }
+
+    /// The networks that are up.
+    pub fn networks(&self) -> Vec<(String, BridgeConfig)> {
+        self.up().iter().map(|(name, config)| (name.clone(), config.clone())).collect()
+    }
+
+    /// The process of each network's dnsmasq.
+    pub fn dnsmasqs(&self) -> Vec<(String, u32)> {
+        let names: Vec<String> = self.up().keys().cloned().collect();
+        let process = |name: String| {
+            let running = Running::find_noted(&self.dir(&name))?;
+            Some((name, running.pid().unsigned_abs()))
+        };
+        names.into_iter().filter_map(process).collect()
+    }
+
     /// The host's links, with managed bridges, without veths.
     pub async fn host_interfaces(&self) -> Result<Vec<HostInterface>> {
         state::host_interfaces(&self.0.rtnl).await

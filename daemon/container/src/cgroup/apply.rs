@@ -85,7 +85,10 @@ fn cpu_time(cgroup: &Cgroup, limits: &Limits, state: State) -> Result<()> {
     let set_quota = quota.is_some() || state == State::Live;
     match place {
         Place::V2(dir) => {
-            io::write(&dir.join("cpu.weight"), &limits.weight().to_string())?;
+            // A scope's weight is systemd's to write: here it would have no siblings to be compared with.
+            if !cgroup.is_scope() {
+                io::write(&dir.join("cpu.weight"), &limits.weight().to_string())?;
+            }
             if set_quota {
                 let value = match quota {
                     Some((quota, period)) => format!("{quota} {period}"),

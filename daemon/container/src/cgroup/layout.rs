@@ -67,15 +67,6 @@ pub enum Place {
     V2(PathBuf),
 }
 
-impl Place {
-    pub(super) fn join(&self, name: &str) -> Self {
-        match self {
-            Self::V1(root) => Self::V1(root.join(name)),
-            Self::V2(root) => Self::V2(root.join(name)),
-        }
-    }
-}
-
 /// The cgroup trees of this host.
 #[derive(Clone, Debug)]
 pub struct Layout {

@@ -5,6 +5,9 @@ use std::str::FromStr;
 use super::cpus::CpuList;
 use super::{CgroupError, Result};
 
+/// The weight of a version 2 group that nobody gave another.
+const USUAL_WEIGHT: u64 = 100;
+
 /// The limits of one container. The default is: none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -87,6 +90,12 @@ impl FromStr for CpuAllowance {
 }
 
 impl Limits {
+    /// The weight among its siblings that version 2's controller is to have, where that is not the usual one.
+    #[must_use]
+    pub fn cpu_weight(&self) -> Option<u64> {
+        Some(self.weight()).filter(|weight| *weight != USUAL_WEIGHT)
+    }
+
     /// Relative weight for version 1's `cpu.shares`, whose full share is 1024.
     pub(super) fn shares(&self) -> u64 {
         self.weight_of(1024).max(2)
@@ -94,7 +103,7 @@ impl Limits {
 
     /// Relative weight for version 2's `cpu.weight`, whose full share is 100.
     pub(super) fn weight(&self) -> u64 {
-        self.weight_of(100).max(1)
+        self.weight_of(USUAL_WEIGHT).max(1)
     }
 
     /// As Incus computes it: the allowance scales a full share, each step of priority below 10 takes one point off.

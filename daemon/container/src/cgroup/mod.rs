@@ -9,6 +9,18 @@
 //! <memory v1>/duet/c1/          limits and members; nothing below it, nothing delegated
 //! ```
 //!
+//! Where systemd is the host's init, the group of a container is a scope unit that systemd made and delegated
+//! ([`Cgroup::is_scope`]): its name ends in `.scope`, and what is ours lies one level deeper, since systemd keeps the
+//! attributes of the unit's own group for itself (systemd's CGROUP_DELEGATION.md). Only weights, which compare siblings,
+//! are the unit's, and are set by asking systemd.
+//!
+//! ```text
+//! <cgroup2>/duet.slice/duet-c1.scope/                     systemd's: weights
+//! <cgroup2>/duet.slice/duet-c1.scope/monitor/             the container's monitor
+//! <cgroup2>/duet.slice/duet-c1.scope/container/           limits, freeze, kill, device policy: ours
+//! <cgroup2>/duet.slice/duet-c1.scope/container/payload/   delegated to the container
+//! ```
+//!
 //! Two layouts exist. On a *pure* host every controller lives in the cgroup2 tree. On a *hybrid* one (controllers
 //! mounted as version 1, a cgroup2 tree without controllers beside them) the limits go through version 1, while the
 //! container still sees a pure, delegated cgroup2 tree, which is all that a modern init needs. What needs no controller
@@ -51,6 +63,18 @@ use crate::spec::{CgroupDir, CgroupKind};
 /// The directory, below the container's own, that the container is given.
 const PAYLOAD: &str = "payload";
 
+/// In a scope unit's group: the group with the limits.
+const CONTAINER: &str = "container";
+
+/// In a scope unit's group: the group of the monitor.
+const MONITOR: &str = "monitor";
+
+/// What the names of scope units' groups end in.
+const SCOPE: &str = ".scope";
+
+/// How long the monitor of a container that has ended may take to end too, before it is killed.
+const MONITOR_PATIENCE: Duration = Duration::from_secs(1);
+
 /// A leaf of the payload group, for processes that enter a running container whose init hands controllers on.
 const EXEC_LEAF: &str = ".duet-exec";
 
@@ -66,6 +90,9 @@ pub struct CreateOptions {
     pub limits: Limits,
     /// Which device nodes may be used; `None` leaves it to the user namespace, as is right for unprivileged containers.
     pub devices: Option<DevicePolicy>,
+    /// The process in a new scope unit's group that is to become the container's monitor: it is moved out of the way of
+    /// the controllers.
+    pub monitor: Option<u32>,
 }
 
 /// One container's control group.
@@ -79,6 +106,7 @@ pub struct Cgroup {
 
 impl Cgroup {
     /// Makes the group `name` (`<slice>/<instance>`, the slice beginning with `duet`) in every hierarchy that is needed.
+    /// The group of a scope unit exists already; what belongs in it is made.
     ///
     /// An empty leftover of the same name is removed first. When a step fails, what was made is removed again.
     ///
@@ -86,6 +114,9 @@ impl Cgroup {
     /// [`CgroupError::InUse`] when processes live in a group of this name; otherwise what the kernel said.
     pub fn create(layout: &Arc<Layout>, name: &str, options: &CreateOptions) -> Result<Self> {
         let cgroup = Self::open(layout, name)?;
+        if cgroup.is_scope() {
+            cgroup.make_room(options.monitor)?;
+        }
         if !cgroup.make_unified()? {
             if cgroup.is_populated()? {
                 return Err(CgroupError::InUse { name: name.to_owned() });
@@ -134,6 +165,12 @@ impl Cgroup {
         Ok(names.into_iter().collect())
     }
 
+    /// Whether it is the group of a scope unit of systemd's.
+    #[must_use]
+    pub fn is_scope(&self) -> bool {
+        self.name.ends_with(SCOPE)
+    }
+
     /// The name it was opened with, `<slice>/<instance>`.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -152,9 +189,15 @@ impl Cgroup {
         self.unified().is_dir()
     }
 
-    /// Its directory in the cgroup2 tree.
+    /// Its directory in the cgroup2 tree: the one with the limits.
     #[must_use]
     pub fn unified(&self) -> PathBuf {
+        let outer = self.outer();
+        if self.is_scope() { outer.join(CONTAINER) } else { outer }
+    }
+
+    /// What holds all of the container's processes, its monitor included where that has a group of its own.
+    fn outer(&self) -> PathBuf {
         self.layout.unified().join(&self.name)
     }
 
@@ -163,7 +206,11 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::NoController`] when this host doesn't offer it.
     pub fn dir_of(&self, controller: Controller) -> Result<Place> {
-        self.layout.place(controller).map(|root| root.join(&self.name)).ok_or(CgroupError::NoController { controller })
+        match self.layout.place(controller) {
+            Some(Place::V1(root)) => Ok(Place::V1(root.join(&self.name))),
+            Some(Place::V2(_)) => Ok(Place::V2(self.unified())),
+            None => Err(CgroupError::NoController { controller }),
+        }
     }
 
     /// The payload group, for `CLONE_INTO_CGROUP` of the container's init.
@@ -249,14 +296,43 @@ impl Cgroup {
         for root in self.layout.v1_roots() {
             remove::remove_tree(&root.join(&self.name), deadline)?;
         }
-        remove::remove_tree(&self.unified(), deadline)
+        remove::remove_tree(&self.unified(), deadline)?;
+        if self.is_scope() { self.empty_scope(deadline) } else { Ok(()) }
+    }
+
+    /// Waits until the scope's group has no process left, upon which systemd removes the unit and the group. The monitor
+    /// of a container that has ended ends by itself; whatever stays is killed.
+    fn empty_scope(&self, deadline: Instant) -> Result<()> {
+        let outer = self.outer();
+        let patience = deadline.min(Instant::now() + MONITOR_PATIENCE);
+        match state::wait_empty(&outer, patience) {
+            Err(CgroupError::Timeout { .. }) => {}
+            other => return other,
+        }
+        io::write_if_present(&outer.join("cgroup.kill"), "1")?;
+        state::wait_empty(&outer, deadline)
+    }
+
+    /// Moves the monitor to a group beside the container's, and hands the scope's controllers down: a group that does so
+    /// may hold no process itself (cgroup-v2.rst, "No Internal Process Constraint").
+    fn make_room(&self, monitor: Option<u32>) -> Result<()> {
+        let outer = self.outer();
+        let beside = outer.join(MONITOR);
+        io::make_dir(&beside)?;
+        if let Some(pid) = monitor {
+            io::write(&beside.join("cgroup.procs"), &pid.to_string())?;
+        }
+        match self.layout.enable_line() {
+            Some(wanted) => io::write(&outer.join("cgroup.subtree_control"), wanted),
+            None => Ok(()),
+        }
     }
 
     /// Makes the group and its payload in the cgroup2 tree. False when the group exists.
     fn make_unified(&self) -> Result<bool> {
         let dir = self.unified();
         let made = match io::make_dir(&dir) {
-            Err(error) if error.errno() == Some(Errno::NOENT) => {
+            Err(error) if error.errno() == Some(Errno::NOENT) && !self.is_scope() => {
                 self.layout.make_slice(self.slice())?;
                 io::make_dir(&dir)?
             }
@@ -267,7 +343,10 @@ impl Cgroup {
         }
         if let Some(wanted) = self.layout.enable_line() {
             let file = dir.join("cgroup.subtree_control");
-            if io::write(&file, wanted).is_err() {
+            if let Err(error) = io::write(&file, wanted) {
+                if self.is_scope() {
+                    return Err(error);
+                }
                 // The slice was left half made by something that was killed: finish it.
                 self.layout.make_slice(self.slice())?;
                 io::write(&file, wanted)?;
@@ -310,7 +389,7 @@ impl Cgroup {
     }
 
     fn slice(&self) -> &str {
-        self.name.split_once('/').map_or(self.name.as_str(), |(slice, _)| slice)
+        self.name.rsplit_once('/').map_or(self.name.as_str(), |(slice, _)| slice)
     }
 }
 
@@ -346,16 +425,24 @@ fn give<'a>(dir: &Path, owner: (u32, u32), files: impl IntoIterator<Item = &'a s
     Ok(())
 }
 
-/// Accepts `<slice>/<instance>`: two plain components, the first beginning with `duet`.
+/// Accepts `<slice>/<instance>`: plain components, the first beginning with `duet`. A slice of systemd's may lie in
+/// another, and the names of units have escapes (`\x2d`, systemd.unit(5)).
 fn check_name(name: &str) -> Result<()> {
     let plain = |part: &str| {
         !part.is_empty()
-            && part.len() <= 200
+            && part.len() <= 255
             && !part.starts_with('.')
-            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'\\'))
     };
-    match name.split_once('/') {
-        Some((slice, instance)) if slice.starts_with("duet") && plain(slice) && plain(instance) => Ok(()),
+    match name.rsplit_once('/') {
+        Some((slice, instance))
+            if slice.starts_with("duet")
+                && plain(instance)
+                && slice.split('/').all(plain)
+                && (!slice.contains('/') || instance.ends_with(SCOPE)) =>
+        {
+            Ok(())
+        }
         _ => Err(CgroupError::BadName { name: name.to_owned() }),
     }
 }
@@ -365,8 +452,14 @@ mod tests {
     use super::check_name;
 
     #[test]
-    fn names_are_two_plain_components() {
-        for good in ["duet/c1", "duet-1a2b3c4d/web_1", "duet/a.b"] {
+    fn names_are_plain_components() {
+        for good in [
+            "duet/c1",
+            "duet-1a2b3c4d/web_1",
+            "duet/a.b",
+            "duet.slice/duet-a\\x2db.scope",
+            "duet.slice/duet-1a.slice/duet-1a-c1.scope",
+        ] {
             assert!(check_name(good).is_ok(), "{good}");
         }
         for bad in

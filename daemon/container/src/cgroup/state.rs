@@ -2,7 +2,7 @@
 //! of its lines changes. Never by sleeping.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -36,7 +36,7 @@ impl Cgroup {
     /// # Errors
     /// What reading failed with.
     pub fn is_frozen(&self) -> Result<bool> {
-        Events::open(self)?.value("frozen")
+        Events::open(&self.unified())?.value("frozen")
     }
 
     /// Whether any process lives in it or below.
@@ -44,7 +44,7 @@ impl Cgroup {
     /// # Errors
     /// What reading failed with; a group that doesn't exist is empty.
     pub fn is_populated(&self) -> Result<bool> {
-        match Events::open(self) {
+        match Events::open(&self.unified()) {
             Err(error) if error.errno() == Some(Errno::NOENT) => Ok(false),
             Err(error) => Err(error),
             Ok(events) => events.value("populated"),
@@ -56,25 +56,34 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Timeout`] when some did at `deadline`.
     pub fn wait_empty(&self, deadline: Instant) -> Result<()> {
-        match self.wait_event("populated", false, "empty", deadline) {
-            Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::NODEV)) => Ok(()),
-            other => other,
-        }
+        wait_empty(&self.unified(), deadline)
     }
 
     fn wait_event(&self, key: &'static str, wanted: bool, state: &'static str, deadline: Instant) -> Result<()> {
-        let started = Instant::now();
-        let events = Events::open(self)?;
-        // The value is read after the file was opened and before each poll, so no change can fall between.
-        while events.value(key)? != wanted {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(CgroupError::Timeout { path: self.unified(), state, waited: started.elapsed() });
-            }
-            events.wait(left)?;
-        }
-        Ok(())
+        wait_event(&self.unified(), key, wanted, state, deadline)
     }
+}
+
+/// Waits until no process lives in the group at `dir` or below; one that is not there is empty.
+pub(super) fn wait_empty(dir: &Path, deadline: Instant) -> Result<()> {
+    match wait_event(dir, "populated", false, "empty", deadline) {
+        Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::NODEV)) => Ok(()),
+        other => other,
+    }
+}
+
+fn wait_event(dir: &Path, key: &'static str, wanted: bool, state: &'static str, deadline: Instant) -> Result<()> {
+    let started = Instant::now();
+    let events = Events::open(dir)?;
+    // The value is read after the file was opened and before each poll, so no change can fall between.
+    while events.value(key)? != wanted {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(CgroupError::Timeout { path: dir.to_owned(), state, waited: started.elapsed() });
+        }
+        events.wait(left)?;
+    }
+    Ok(())
 }
 
 /// An open `cgroup.events`.
@@ -84,8 +93,8 @@ struct Events {
 }
 
 impl Events {
-    fn open(cgroup: &Cgroup) -> Result<Self> {
-        let path = cgroup.unified().join("cgroup.events");
+    fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join("cgroup.events");
         let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| CgroupError::io("open", &path, errno))?;
         Ok(Self { path, file })
