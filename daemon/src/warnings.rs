@@ -14,6 +14,9 @@ pub const INSTANCE_AUTOSTART_FAILURE: &str = "Failed to start instance on boot";
 /// A scheduled snapshot was not taken.
 pub const SCHEDULED_SNAPSHOT_FAILURE: &str = "Failed to take a scheduled snapshot";
 
+/// The kernel killed processes of an instance because its memory was used up.
+pub const INSTANCE_OUT_OF_MEMORY: &str = "Instance ran out of memory";
+
 /// Where warnings are raised. The rows are the inventory's; nothing is kept here.
 #[derive(Default)]
 pub struct Warnings;

@@ -43,9 +43,19 @@ system_runs() {
     is running "$state" "the system" || { duet exec "$1" -- systemctl --failed --plain --no-legend --no-pager; return 1; }
 }
 
+# The instance's scope unit.
+scope_of() {
+    echo "duet-$(systemd-escape "$1").scope"
+}
+
 # in_cgroup INSTANCE FILE
 in_cgroup() {
-    cat "/sys/fs/cgroup/duet/$1/$2"
+    cat "/sys/fs/cgroup/duet.slice/$(scope_of "$1")/container/$2"
+}
+
+# in_scope INSTANCE FILE
+in_scope() {
+    cat "/sys/fs/cgroup/duet.slice/$(scope_of "$1")/$2"
 }
 
 # install_package 1|2: the first of two versions that differ in nothing else, or the second. Nothing is fetched.

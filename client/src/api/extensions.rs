@@ -8,6 +8,15 @@ pub const EXTENSION_WAIT: &str = "duet_wait";
 /// `POST /1.0/images` with `"source": {"type": "build", "recipe": "debian/13"}` builds an image from a recipe.
 pub const EXTENSION_IMAGE_BUILD: &str = "duet_image_build";
 
+/// `GET /1.0/instances/{name}/state` says, in `pressure`, for how much of the time a running instance waits for CPUs,
+/// memory, input and output ([`super::InstanceStatePressure`]).
+pub const EXTENSION_PRESSURE: &str = "duet_pressure";
+
+/// When the kernel has killed processes of an instance because its memory was used up, there is a lifecycle event
+/// `instance-oom`, whose context says how many (`killed`) and how many since its start (`killed_since_start`), and a
+/// warning of the type `Instance ran out of memory` about the instance.
+pub const EXTENSION_OOM: &str = "duet_instance_oom";
+
 /// How long [`EXTENSION_WAIT`] waits when no `timeout` is given, in seconds.
 pub const WAIT_DEFAULT_SECONDS: i64 = 60;
 

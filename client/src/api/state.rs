@@ -27,6 +27,43 @@ wire! {
         pub started_at: Timestamp,
         /// What its agent says about the system (virtual machines).
         pub os_info: Option<InstanceStateOsInfo>,
+        /// For how much of the time it waits for what it lacks ([`super::EXTENSION_PRESSURE`]); absent unless running.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub pressure: Option<InstanceStatePressure>,
+    }
+
+    /// For how much of the time an instance's processes wait, by what they wait for: the kernel's pressure stall
+    /// information. Absent where the kernel does not count it.
+    pub struct InstanceStatePressure {
+        /// For a CPU.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub cpu: Option<InstanceStateStalls>,
+        /// For memory.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub memory: Option<InstanceStateStalls>,
+        /// For input and output.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub io: Option<InstanceStateStalls>,
+    }
+
+    /// Waiting for one resource.
+    pub struct InstanceStateStalls {
+        /// At least one of its tasks waited.
+        pub some: InstanceStateStall,
+        /// All of its tasks that were not idle waited at once.
+        pub full: InstanceStateStall,
+    }
+
+    /// For how long something waited.
+    pub struct InstanceStateStall {
+        /// Per cent of the last 10 seconds.
+        pub avg10: f64,
+        /// Per cent of the last minute.
+        pub avg60: f64,
+        /// Per cent of the last five minutes.
+        pub avg300: f64,
+        /// Microseconds since the instance was started.
+        pub total: i64,
     }
 
     /// CPU time of an instance.

@@ -134,6 +134,15 @@ fn state_text(out: &mut String, state: &InstanceState) -> std::fmt::Result {
             writeln!(text, "    {name}: {}", size(*value))?;
         }
     }
+    if let Some(pressure) = &state.pressure {
+        let kinds = [("CPU", &pressure.cpu), ("Memory", &pressure.memory), ("Input and output", &pressure.io)];
+        writeln!(text, "  Waiting in the last 10 s, 60 s, 300 s:")?;
+        for (name, stalls) in kinds {
+            if let Some(stall) = stalls.as_ref().map(|stalls| &stalls.some) {
+                writeln!(text, "    {name}: {:.2}%, {:.2}%, {:.2}%", stall.avg10, stall.avg60, stall.avg300)?;
+            }
+        }
+    }
     if let Some(network) = state.network.as_ref().filter(|network| !network.is_empty()) {
         writeln!(text, "  Network usage:")?;
         for (name, link) in network {

@@ -40,6 +40,7 @@ fn create_limit_unlimit_destroy() {
         memory: Some(MemoryLimit::Hard(64 * MIB)),
         swap: Swap::Denied,
         processes: Some(100),
+        ..Limits::default()
     };
     let options = CreateOptions { owner: (100_000, 100_001), limits, ..CreateOptions::default() };
     let cgroup = Cgroup::create(&trees.layout, "duet/c1", &options).unwrap();
@@ -110,6 +111,45 @@ fn create_limit_unlimit_destroy() {
     assert!(Cgroup::list(&trees.layout, "duet").unwrap().is_empty());
     assert!(Cgroup::list(&trees.layout, "duet-none").unwrap().is_empty());
     assert!(!trees.groups().iter().any(|group| group.ends_with("c1")));
+}
+
+#[test]
+fn a_scope_holds_the_monitor_beside_the_container() {
+    let trees = Trees::new();
+    // What systemd makes: the slice and the unit's group, with all controllers that it knows, and a process in it.
+    let root = trees.layout.unified().to_owned();
+    let (slice, scope) = (root.join("duet.slice"), root.join("duet.slice/duet-c1.scope"));
+    fs::create_dir_all(&scope).unwrap();
+    for dir in [&root, &slice] {
+        let offered = fs::read_to_string(dir.join("cgroup.controllers")).unwrap();
+        for controller in offered.split_whitespace().filter(|name| *name != "hugetlb") {
+            fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}")).unwrap();
+        }
+    }
+    let mut monitor = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    fs::write(scope.join("cgroup.procs"), monitor.id().to_string()).unwrap();
+
+    let options = CreateOptions { monitor: Some(monitor.id()), ..CreateOptions::default() };
+    let cgroup = Cgroup::create(&trees.layout, "duet.slice/duet-c1.scope", &options).unwrap();
+    assert!(cgroup.is_scope());
+    assert_eq!(cgroup.unified(), scope.join("container"));
+    let members = |group: &str| fs::read_to_string(scope.join(group).join("cgroup.procs")).unwrap();
+    assert_eq!(members(""), "");
+    assert_eq!(members("monitor").trim(), monitor.id().to_string());
+    assert_eq!(
+        fs::read_to_string(cgroup.unified().join("payload/cgroup.controllers")).unwrap(),
+        fs::read_to_string(scope.join("cgroup.controllers")).unwrap()
+    );
+    // A kill of the container is none of the monitor, which reports it.
+    let mut member = Member::new(&cgroup, "sleep 60");
+    cgroup.kill().unwrap();
+    assert!(!member.wait().success());
+    assert_eq!(monitor.try_wait().unwrap(), None);
+
+    cgroup.destroy(deadline()).unwrap();
+    assert!(!monitor.wait().unwrap().success());
+    assert!(!cgroup.exists());
+    cgroup.destroy(deadline()).unwrap();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Additions to the API since its version 1.0, by the names that Incus gave them (its doc/api-extensions.md). Clients ask
 //! for the name before they use what it stands for.
 
-use duet_client::api::{EXTENSION_IMAGE_BUILD, EXTENSION_WAIT};
+use duet_client::api::{EXTENSION_IMAGE_BUILD, EXTENSION_OOM, EXTENSION_PRESSURE, EXTENSION_WAIT};
 
 /// What works here, in the order of Incus' list, and our own after that.
 pub(super) const EXTENSIONS: &[&str] = &[
@@ -95,4 +95,6 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "api_filtering_extended",
     EXTENSION_WAIT,
     EXTENSION_IMAGE_BUILD,
+    EXTENSION_PRESSURE,
+    EXTENSION_OOM,
 ];

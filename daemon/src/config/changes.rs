@@ -101,13 +101,13 @@ pub fn device_changes(old: &BTreeMap<String, Device>, new: &BTreeMap<String, Dev
     }
     for (name, device) in old.iter().filter(|(_, device)| is_pluggable(device)) {
         match new.get(name) {
-            Some(next) if next == device || only_lease_differs(device, next) => {}
+            Some(next) if next == device || only_lease_differs(device, next) || only_limits_differ(device, next) => {}
             _ => changes.remove.push(name.clone()),
         }
     }
     for (name, device) in new.iter().filter(|(_, device)| is_pluggable(device)) {
         match old.get(name) {
-            Some(before) if before == device => {}
+            Some(before) if before == device || only_limits_differ(before, device) => {}
             Some(before) if only_lease_differs(before, device) => changes.update.push(name.clone()),
             _ => changes.add.push(name.clone()),
         }
@@ -118,7 +118,7 @@ pub fn device_changes(old: &BTreeMap<String, Device>, new: &BTreeMap<String, Dev
 /// The root disk's device name, pool and whether it is read-only. A root under another device name is the same.
 fn root(devices: &BTreeMap<String, Device>) -> Option<(&str, &str, bool)> {
     devices.iter().find_map(|(name, device)| match device {
-        Device::Disk(DiskDevice::Root { pool, readonly }) => Some((name.as_str(), pool.as_str(), *readonly)),
+        Device::Disk(DiskDevice::Root { pool, readonly, .. }) => Some((name.as_str(), pool.as_str(), *readonly)),
         _ => None,
     })
 }
@@ -135,6 +135,19 @@ fn only_lease_differs(a: &Device, b: &Device) -> bool {
     let without_lease = |nic: &NicDevice| NicDevice { ipv4: None, ipv6: None, ..nic.clone() };
     match (a, b) {
         (Device::Nic(a), Device::Nic(b)) => a != b && without_lease(a) == without_lease(b),
+        _ => false,
+    }
+}
+
+/// Whether two disks are the same, with other limits: those are the control group's.
+fn only_limits_differ(a: &Device, b: &Device) -> bool {
+    match (a, b) {
+        (Device::Disk(a), Device::Disk(b)) => {
+            let mut same = b.clone();
+            let (DiskDevice::Root { limits, .. } | DiskDevice::Host { limits, .. }) = &mut same;
+            *limits = a.limits();
+            a != b && *a == same
+        }
         _ => false,
     }
 }

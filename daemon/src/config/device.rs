@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::names::{NameKind, validate_name};
 use super::table::{DISK, DeviceType, NIC, TYPES, UNIX_CHAR, foreign_device_option, nearest};
-use super::values::{self, MacAddress};
+use super::values::{self, DiskRate, MacAddress};
 use super::{ConfigError, DeviceError, DeviceMap, InstanceKind};
 
 /// One device of an instance or profile.
@@ -32,6 +32,8 @@ pub enum DiskDevice {
         pool: String,
         /// Whether the instance can only read it.
         readonly: bool,
+        /// How much may be read and written.
+        limits: DiskLimits,
     },
     /// Something of the host's that is shown in the instance.
     Host {
@@ -47,7 +49,18 @@ pub enum DiskDevice {
         shift: bool,
         /// Whether a missing source keeps the instance from starting.
         required: bool,
+        /// How much may be read and written.
+        limits: DiskLimits,
     },
+}
+
+/// How much may be read from and written to a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DiskLimits {
+    /// `limits.read`.
+    pub read: Option<DiskRate>,
+    /// `limits.write`.
+    pub write: Option<DiskRate>,
 }
 
 /// What a NIC is plugged into.
@@ -229,6 +242,13 @@ impl DiskDevice {
         let path = clean(path);
         let (pool, source) = (get(options, "pool"), get(options, "source"));
         let readonly = flag(options, "readonly", false)?;
+        let limits = match read(options, "limits.max", str::parse)? {
+            Some(rate) => DiskLimits { read: Some(rate), write: Some(rate) },
+            None => DiskLimits {
+                read: read(options, "limits.read", str::parse)?,
+                write: read(options, "limits.write", str::parse)?,
+            },
+        };
         if path == Path::new("/") {
             if source.is_some() {
                 return Err(DeviceError::Contradiction {
@@ -241,7 +261,7 @@ impl DiskDevice {
                 option: "pool",
                 hint: "name the storage pool that holds the root filesystem, such as pool=default",
             })?;
-            return Ok(Self::Root { pool: pool.to_owned(), readonly });
+            return Ok(Self::Root { pool: pool.to_owned(), readonly, limits });
         }
         if pool.is_some() {
             return Err(DeviceError::Contradiction {
@@ -261,7 +281,15 @@ impl DiskDevice {
             recursive: flag(options, "recursive", false)?,
             shift: flag(options, "shift", false)?,
             required: flag(options, "required", true)?,
+            limits,
         })
+    }
+
+    /// How much may be read and written.
+    #[must_use]
+    pub fn limits(&self) -> DiskLimits {
+        let (Self::Root { limits, .. } | Self::Host { limits, .. }) = self;
+        *limits
     }
 }
 
@@ -403,13 +431,16 @@ mod tests {
             DevicesOf::Instance(InstanceKind::Container),
         )
         .unwrap();
-        assert_eq!(typed["root"], Device::Disk(DiskDevice::Root { pool: "default".into(), readonly: false }));
+        assert_eq!(
+            typed["root"],
+            Device::Disk(DiskDevice::Root { pool: "default".into(), readonly: false, limits: DiskLimits::default() })
+        );
         assert!(matches!(&typed["eth0"], Device::Nic(nic) if nic.link == NicLink::Network("duetbr0".into())));
     }
 
     #[test]
     fn options_become_types() {
-        let Device::Disk(DiskDevice::Host { source, path, readonly, recursive, shift, required }) =
+        let Device::Disk(DiskDevice::Host { source, path, readonly, recursive, shift, required, .. }) =
             parse("type=disk source=/srv//data/ path=/mnt/./x/ readonly=yes shift=1 required=false")
         else {
             panic!("a host disk")

@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 pub use changes::{ConfigChanges, DeviceChanges, config_changes, device_changes, keep_server_owned};
-pub use device::{Device, DevicesOf, DiskDevice, NicDevice, NicLink, UnixCharDevice, validate_devices};
+pub use device::{Device, DevicesOf, DiskDevice, DiskLimits, NicDevice, NicLink, UnixCharDevice, validate_devices};
 pub use error::{ConfigError, DeviceError, ValueError};
 pub use expand::expand;
 pub use metadata::metadata_configuration;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::values::{self, CpuAllowance, CpuLimit, Expiry, MemoryLimit, Schedule, SnapshotPattern};
+use super::values::{self, CpuAllowance, CpuLimit, Expiry, MemoryLimit, Schedule, SnapshotPattern, SwapLimit};
 use super::{ConfigError, ConfigMap, ValueError, value};
 
 /// What `limits.memory` does when it is reached.
@@ -31,7 +31,9 @@ pub struct InstanceSettings {
     /// `limits.memory.enforce`.
     pub memory_enforce: MemoryEnforce,
     /// `limits.memory.swap`.
-    pub memory_swap: bool,
+    pub memory_swap: SwapLimit,
+    /// `limits.disk.priority`, 0 to 10; `None` where nobody chose.
+    pub disk_priority: Option<u8>,
     /// `limits.processes`; `None` for no limit.
     pub processes: Option<u64>,
     /// `security.privileged`.
@@ -96,7 +98,9 @@ impl InstanceSettings {
                 Some("soft") => MemoryEnforce::Soft,
                 _ => MemoryEnforce::Hard,
             },
-            memory_swap: boolean("limits.memory.swap", true)?,
+            memory_swap: parse(config, "limits.memory.swap")?.unwrap_or_default(),
+            disk_priority: read(config, "limits.disk.priority", |v| values::parse_int(v, 0, 10))?
+                .and_then(|v| u8::try_from(v).ok()),
             processes: read(config, "limits.processes", |v| values::parse_int(v, 1, i64::MAX))?.map(i64::unsigned_abs),
             privileged: boolean("security.privileged", false)?,
             nesting: boolean("security.nesting", false)?,
@@ -147,7 +151,7 @@ mod tests {
         let settings = InstanceSettings::from_config(&ConfigMap::new()).unwrap();
         assert_eq!(settings.cpu, None);
         assert_eq!(settings.cpu_priority, 10);
-        assert!(settings.memory_swap && !settings.privileged && !settings.nesting);
+        assert!(settings.memory_swap == SwapLimit::Allowed && !settings.privileged && !settings.nesting);
         assert_eq!(settings.host_shutdown_timeout, Duration::from_secs(30));
         assert_eq!(settings.snapshots.pattern.to_string(), "snap%d");
     }

@@ -186,8 +186,8 @@ mod tests {
             "limits.memory: \"lots\" is not a size; write a number of bytes or one with a unit, such as 512MiB or 2GB"
         );
         assert_eq!(
-            complaint(&[("limits.disk.priority", "5")]),
-            "instance option \"limits.disk.priority\" is not supported by Duet: disk bandwidth is not limited"
+            complaint(&[("limits.hugepages.2MB", "1GiB")]),
+            "instance option \"limits.hugepages.2MB\" is not supported by Duet: huge pages are not limited apart"
         );
         assert_eq!(
             complaint(&[("environment.A=B", "c")]),

@@ -149,12 +149,16 @@ fn sweep_profiles(app: &App) {
 
 /// Kills and removes the control groups of instances that are not adopted.
 async fn sweep_cgroups(app: &App) {
-    let adopted: HashSet<String> = app
+    let mut adopted: HashSet<String> = app
         .instances
         .running()
         .iter()
         .filter_map(|slot| slot.live().map(|live| live.cgroup.name().to_owned()))
         .collect();
+    // The scope of one that started the direct way: systemd may have made it too late, around its monitor.
+    let instance = |name: &String| Some(app.systemd.scope_of(name.rsplit_once('/')?.1)?.cgroup);
+    let scopes: Vec<String> = adopted.iter().filter_map(instance).collect();
+    adopted.extend(scopes);
     let layout = Arc::clone(app.instances.cgroups());
     let prefix = app.instances.cgroup_prefix().to_owned();
     let scopes = app.systemd.scopes();

@@ -9,6 +9,7 @@ use crate::config::{InstanceSettings, NameKind, validate_name};
 use crate::error::{Error, Result};
 use crate::inventory;
 use crate::pools;
+use crate::warnings::INSTANCE_OUT_OF_MEMORY;
 
 /// Deletes an instance that the caller holds, with its snapshots. The row goes first: what a crash leaves on disk after
 /// that, nothing names, and the next start sweeps it.
@@ -34,6 +35,7 @@ pub async fn delete(app: &App, held: Held, name: &str) -> Result<()> {
         remove_dir(&dir);
     }
     app.instances.forget(id);
+    app.warnings.resolve(app, INSTANCE_OUT_OF_MEMORY, &format!("/1.0/instances/{name}")).await;
     drop(held);
     Ok(())
 }

@@ -6,9 +6,10 @@ use duet_container::cgroup::{self, CpuList, DevicePolicy, DeviceRule, Limits};
 use duet_container::spec::{DeviceKind, DeviceNode, MountSource, MountSpec};
 use rustix::fs::{FileType, major, makedev, minor, stat};
 
+use super::disk_limits;
 use super::expand::Expanded;
 use crate::app::App;
-use crate::config::values::{CpuAllowance, CpuLimit};
+use crate::config::values::{CpuAllowance, CpuLimit, SwapLimit};
 use crate::config::{
     Device, DevicesOf, DiskDevice, InstanceKind, InstanceSettings, MemoryEnforce, NicDevice, NicLink, UnixCharDevice,
     validate_devices,
@@ -49,6 +50,8 @@ pub struct Plan {
     pub nodes: Vec<DeviceNode>,
     /// Network interfaces.
     pub nics: Vec<NicPlan>,
+    /// All devices.
+    pub devices: BTreeMap<String, Device>,
     /// What is recorded in the instance's own keys.
     pub volatile: Volatile,
 }
@@ -66,6 +69,7 @@ pub fn plan(app: &App, expanded: &Expanded) -> Result<Plan> {
         mounts: Vec::new(),
         nodes: Vec::new(),
         nics: Vec::new(),
+        devices: BTreeMap::new(),
         volatile: Vec::new(),
     };
     let mut names = PeerNames::new(&devices);
@@ -84,6 +88,7 @@ pub fn plan(app: &App, expanded: &Expanded) -> Result<Plan> {
     }
     // Parents before what lies in them.
     plan.mounts.sort_by_key(|m| m.target.components().count());
+    plan.devices = devices;
     Ok(plan)
 }
 
@@ -189,7 +194,7 @@ pub fn nic_plan(
 /// # Errors
 /// Where it is missing and must be there.
 pub fn mount(name: &str, disk: &DiskDevice) -> Result<Option<MountSpec>> {
-    let DiskDevice::Host { source, path, readonly, recursive, shift, required } = disk else { return Ok(None) };
+    let DiskDevice::Host { source, path, readonly, recursive, shift, required, .. } = disk else { return Ok(None) };
     match std::fs::metadata(source) {
         Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => return Ok(None),
@@ -245,12 +250,17 @@ pub fn node(name: &str, device: &UnixCharDevice) -> Result<Option<DeviceNode>> {
 ///
 /// # Errors
 /// Where the host's CPUs or memory cannot be read, or a set names a CPU that is not there.
-pub fn limits(app: &App, id: i64, settings: &InstanceSettings) -> Result<Limits> {
+pub fn limits(
+    app: &App,
+    expanded: &Expanded,
+    settings: &InstanceSettings,
+    devices: &BTreeMap<String, Device>,
+) -> Result<Limits> {
     let cpus = match &settings.cpu {
         None => None,
         Some(limit) => {
             let available = app.instances.cgroups().available_cpus().doing("cannot read the host's CPUs")?;
-            Some(cpus(app, id, limit, &available)?)
+            Some(cpus(app, expanded.row.id, limit, &available)?)
         }
     };
     let memory = match settings.memory {
@@ -271,14 +281,21 @@ pub fn limits(app: &App, id: i64, settings: &InstanceSettings) -> Result<Limits>
         }),
         cpu_priority: Some(settings.cpu_priority),
         memory,
-        swap: if settings.memory_swap { cgroup::Swap::Allowed } else { cgroup::Swap::Denied },
+        swap: match settings.memory_swap {
+            SwapLimit::Allowed => cgroup::Swap::Allowed,
+            SwapLimit::Denied => cgroup::Swap::Denied,
+            SwapLimit::Bytes(bytes) => cgroup::Swap::Bytes(bytes),
+        },
         processes: settings.processes,
+        io: disk_limits::of(app, expanded, devices)?,
+        // As Incus computes it.
+        io_weight: settings.disk_priority.map(|priority| (u64::from(priority) * 100).max(10)),
     })
 }
 
 /// How an instance with these limits competes with others, where systemd has to be told.
 pub fn weights(limits: &Limits) -> Weights {
-    Weights { cpu: limits.cpu_weight(), io: None }
+    Weights { cpu: limits.cpu_weight(), io: limits.io_weight }
 }
 
 fn cpus(app: &App, id: i64, limit: &CpuLimit, available: &CpuList) -> Result<CpuList> {

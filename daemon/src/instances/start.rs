@@ -56,7 +56,7 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
     let (binary, log) = (app.instances.monitor_binary(), prepare(app, &expanded.row, &mut undo)?);
     let title = name.to_owned();
     let monitor = blocking(move || Launched::spawn(&title, &binary, log).map_err(failure)).await?;
-    let limits = plan::limits(app, id, &plan.settings)?;
+    let limits = plan::limits(app, &expanded, &plan.settings, &plan.devices)?;
     let cpus = limits.cpus.clone();
     let cgroup = make_cgroup(app, name, &plan, map.ids, limits, monitor.pid(), &mut undo).await?;
     let mut spec = specification(app, &expanded, &plan, map.ids)?;
@@ -68,8 +68,7 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
     spec.apparmor = label;
     let changes = changes(&plan, map.volatile);
     spec.notes = changes.iter().cloned().collect();
-    let created =
-        blocking(move || monitor.send(&spec, &[]).and_then(Starting::wait_created).map_err(failure)).await?;
+    let created = blocking(move || monitor.send(&spec, &[]).and_then(Starting::wait_created).map_err(failure)).await?;
     if let Err(error) = attach_nics(app, &created, &plan.nics).await {
         return Err(ended_early(created).await.unwrap_or(error));
     }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use duet_client::api::{
     InstanceFull, InstanceSnapshot, InstanceState, InstanceStateCpu, InstanceStateDisk, InstanceStateMemory,
-    StatusCode, Timestamp,
+    InstanceStatePressure, InstanceStateStall, InstanceStateStalls, StatusCode, Timestamp,
 };
-use duet_container::stats::{Reader, Usage};
+use duet_container::stats::{Pressure, Reader, Stall, Stalls, Usage};
 
 use super::expand::{self, Expanded, ProfileTable, status_of};
 use super::live::Live;
@@ -77,6 +77,7 @@ pub async fn of(app: &App, subject: &Subject, host_memory: u64) -> Result<Instan
         Ok(network) => network,
         Err(_) => (*live.netns.current()).clone(),
     };
+    state.pressure = Some(pressure(&live));
     state.network = Some(network.to_api().into_iter().collect());
     state.pid = i64::from(live.init_pid);
     state.started_at = live.started_at.into();
@@ -104,6 +105,18 @@ fn fill(state: &mut InstanceState, usage: Usage) {
             swap_usage_peak: bytes(memory.swap_peak.unwrap_or(0)),
         };
     }
+}
+
+fn pressure(live: &Live) -> InstanceStatePressure {
+    let stall = |stall: Stall| InstanceStateStall {
+        avg10: stall.avg10,
+        avg60: stall.avg60,
+        avg300: stall.avg300,
+        total: i64::try_from(stall.total_us).unwrap_or(i64::MAX),
+    };
+    let stalls = |stalls: Stalls| InstanceStateStalls { some: stall(stalls.some), full: stall(stalls.full) };
+    let found = Pressure::read(&live.cgroup);
+    InstanceStatePressure { cpu: found.cpu.map(stalls), memory: found.memory.map(stalls), io: found.io.map(stalls) }
 }
 
 /// The limit, or the host's memory.

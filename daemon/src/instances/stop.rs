@@ -220,6 +220,7 @@ pub fn watch(app: &App, slot: &Arc<Slot>, live: &Arc<Live>) -> Result<()> {
         says.set_ready();
         place.announce();
     })?;
+    super::oom::watch(app, slot, live);
     let (app, slot, live) = (app.clone(), Arc::clone(slot), Arc::clone(live));
     tokio::spawn(async move {
         let reason = match end.await {

@@ -3,10 +3,12 @@
 //! A change is checked as a whole, applied to what runs, then committed; where the host refuses a part of it, what was
 //! applied is taken back and nothing is committed. What a running instance cannot feel holds from its next start.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use duet_client::api::InstancePut;
+use duet_container::cgroup::Limits;
 use serde_json::Value;
 
 use super::expand::{self, Expanded};
@@ -17,7 +19,7 @@ use super::slot::Held;
 use super::{addresses, start};
 use crate::app::App;
 use crate::config::{
-    self, Device, DevicesOf, DiskDevice, InstanceKind, InstanceSettings, drop_unset, drop_unset_options,
+    self, Device, DevicesOf, DiskDevice, DiskLimits, InstanceKind, InstanceSettings, drop_unset, drop_unset_options,
     keep_server_owned, validate_devices, validate_instance_config,
 };
 use crate::error::{Context, Error, Kind, Result, blocking};
@@ -86,11 +88,13 @@ async fn commit(app: &App, new: &Expanded, volatile: Volatile) -> Result<()> {
 /// Applies a change to what runs; gives what is to be recorded. Where a part fails, the rest is taken back.
 async fn apply(app: &App, held: &Held, old: &Expanded, new: &Expanded) -> Result<Volatile> {
     let Some(live) = held.slot().live() else { return Ok(Vec::new()) };
-    match follow(app, held, &live, old, new).await {
+    // What cannot be had is refused before anything is touched.
+    changed_limits(app, old, new)?;
+    match follow(app, &live, old, new).await {
         Ok(volatile) => Ok(volatile),
         Err(error) => {
             // From wherever it got to, back to what is recorded. Steps that had not been done yet fail here, rightly.
-            if let Err(again) = follow(app, held, &live, new, old).await {
+            if let Err(again) = follow(app, &live, new, old).await {
                 tracing::warn!(%again, instance = old.row.name, "a refused change was not taken back wholly");
             }
             Err(error)
@@ -98,11 +102,8 @@ async fn apply(app: &App, held: &Held, old: &Expanded, new: &Expanded) -> Result
     }
 }
 
-async fn follow(app: &App, held: &Held, live: &Arc<Live>, old: &Expanded, new: &Expanded) -> Result<Volatile> {
-    let changes = config::config_changes(&old.config, &new.config);
-    if changes.touches("limits.") {
-        let settings = InstanceSettings::from_config(&new.config).map_err(|e| Error::invalid(e.to_string()))?;
-        let limits = plan::limits(app, held.slot().id(), &settings)?;
+async fn follow(app: &App, live: &Arc<Live>, old: &Expanded, new: &Expanded) -> Result<Volatile> {
+    if let Some(limits) = changed_limits(app, old, new)? {
         let cpus = limits.cpus.clone();
         let cgroup = live.cgroup.clone();
         if cgroup.is_scope() {
@@ -132,6 +133,26 @@ async fn follow(app: &App, held: &Held, live: &Arc<Live>, old: &Expanded, new: &
         }
     }
     Ok(volatile)
+}
+
+/// The limits to be, where they change.
+fn changed_limits(app: &App, old: &Expanded, new: &Expanded) -> Result<Option<Limits>> {
+    let changes = config::config_changes(&old.config, &new.config);
+    let (before, after) = (plan::typed_devices(old)?, plan::typed_devices(new)?);
+    if !changes.touches("limits.") && disk_limits(&before) == disk_limits(&after) {
+        return Ok(None);
+    }
+    let settings = InstanceSettings::from_config(&new.config).map_err(|e| Error::invalid(e.to_string()))?;
+    plan::limits(app, new, &settings, &after).map(Some)
+}
+
+/// The limits of all disks that have any.
+fn disk_limits(devices: &BTreeMap<String, Device>) -> BTreeMap<&String, DiskLimits> {
+    let limits = devices.iter().filter_map(|(name, device)| match device {
+        Device::Disk(disk) => Some((name, disk.limits())),
+        Device::Nic(_) | Device::UnixChar(_) | Device::None => None,
+    });
+    limits.filter(|(_, limits)| *limits != DiskLimits::default()).collect()
 }
 
 async fn plug(

@@ -158,8 +158,9 @@ impl Guard {
         };
         self.attempts.insert(name.to_owned(), (now, delay));
         let wanted = dnsmasq::render(&dir, &config);
-        if let Err(error) = dnsmasq::ensure(&dir, wanted.as_deref(), false).await {
-            tracing::error!(network = name, %error, "dnsmasq could not be started again");
+        match dnsmasq::ensure(&dir, wanted.as_deref(), false).await {
+            Ok(_) => manager.0.changed.notify_waiters(),
+            Err(error) => tracing::error!(network = name, %error, "dnsmasq could not be started again"),
         }
     }
 }

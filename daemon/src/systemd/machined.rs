@@ -5,6 +5,8 @@
 //! `UnregisterMachine(s name)`. The service is started by the bus on demand; where it is not installed nothing is done.
 //! machined forgets a machine by itself when its scope is gone, so that a daemon which dies in between leaves nothing.
 
+use std::path::Path;
+
 use super::{Error, Service, Systemd};
 
 const MACHINES: Service = Service {
@@ -12,6 +14,9 @@ const MACHINES: Service = Service {
     path: "/org/freedesktop/machine1",
     interface: "org.freedesktop.machine1.Manager",
 };
+
+const NOT_TAKEN: &str = "systemd-machined takes no instance";
+const KEPT: &str = "systemd-machined keeps an instance that has ended";
 
 /// What it answers about a machine that it does not know.
 const NO_SUCH_MACHINE: &str = "org.freedesktop.machine1.NoSuchMachine";
@@ -33,8 +38,11 @@ impl Systemd {
             answer = self.call(&MACHINES, "RegisterMachineWithNetwork", &body).await;
         }
         match answer {
-            Err(error) if !error.is_absent() => self.complain("systemd-machined takes no instance", &error),
-            _ => {}
+            Ok(_) => self.works(NOT_TAKEN),
+            // machined may have been started for this, and the instance have ended meanwhile.
+            Err(_) if !Path::new(&format!("/proc/{leader}")).exists() => {}
+            Err(error) if error.is_absent() => {}
+            Err(error) => self.complain(NOT_TAKEN, &error),
         }
     }
 
@@ -44,9 +52,7 @@ impl Systemd {
             return;
         }
         match self.call(&MACHINES, "UnregisterMachine", &(instance,)).await {
-            Err(error) if !error.is_absent() && !is_unknown(&error) => {
-                self.complain("systemd-machined keeps an instance that has ended", &error);
-            }
+            Err(error) if !error.is_absent() && !is_unknown(&error) => self.complain(KEPT, &error),
             _ => {}
         }
     }

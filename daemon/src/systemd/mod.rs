@@ -12,9 +12,10 @@ mod machined;
 mod resolved;
 mod scopes;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use duet_container::cgroup::{Layout, LayoutMode};
@@ -35,8 +36,8 @@ pub struct Systemd {
     /// What the names of our units begin with: `duet`, or `duet-<hash>`.
     prefix: String,
     bus: Mutex<Option<Connection>>,
-    /// Whether it was said in the log that it cannot be asked.
-    complained: AtomicBool,
+    /// What was said in the log to fail, and has not worked since.
+    complaints: std::sync::Mutex<BTreeSet<&'static str>>,
 }
 
 /// Why a call failed.
@@ -76,6 +77,11 @@ impl Error {
         }
     }
 
+    /// Whether the connection broke.
+    fn is_broken(&self) -> bool {
+        matches!(self, Self::Bus(zbus::Error::InputOutput(_)))
+    }
+
     /// Whether there is no such service on this host.
     fn is_absent(&self) -> bool {
         let name = self.name().unwrap_or_default();
@@ -90,6 +96,10 @@ struct Service {
     interface: &'static str,
 }
 
+/// The bus itself (D-Bus specification, "Message Bus Messages").
+const BUS: Service =
+    Service { name: "org.freedesktop.DBus", path: "/org/freedesktop/DBus", interface: "org.freedesktop.DBus" };
+
 impl Systemd {
     /// Looks whether systemd runs this host (sd_booted(3)).
     pub fn detect(layout: &Layout, prefix: &str) -> Self {
@@ -98,7 +108,7 @@ impl Systemd {
         if present {
             tracing::info!("instances get scopes of systemd's");
         }
-        Self { present, prefix: prefix.to_owned(), bus: Mutex::default(), complained: AtomicBool::new(false) }
+        Self { present, prefix: prefix.to_owned(), bus: Mutex::default(), complaints: std::sync::Mutex::default() }
     }
 
     /// Whether the host's systemd is there to be asked.
@@ -112,7 +122,13 @@ impl Systemd {
         if let Some(bus) = kept.as_ref().filter(|bus| !bus.is_closed()) {
             return Ok(bus.clone());
         }
-        let bus = timeout(DEADLINE, Connection::system()).await.map_err(|_| Error::Timeout)??;
+        let connect = async {
+            let bus = Connection::system().await?;
+            let rule = (scopes::JOBS,);
+            bus.call_method(Some(BUS.name), BUS.path, Some(BUS.interface), "AddMatch", &rule).await?;
+            Ok::<_, zbus::Error>(bus)
+        };
+        let bus = timeout(DEADLINE, connect).await.map_err(|_| Error::Timeout)??;
         Ok(kept.insert(bus).clone())
     }
 
@@ -127,15 +143,19 @@ impl Systemd {
     }
 
     /// Says once, until it works again, that something cannot be had.
-    fn complain(&self, what: &str, error: &dyn fmt::Display) {
-        if !self.complained.swap(true, Ordering::Relaxed) {
+    fn complain(&self, what: &'static str, error: &dyn fmt::Display) {
+        if self.complaints().insert(what) {
             tracing::warn!(%error, "{what}");
         }
     }
 
     /// It works: the next failure is news.
-    fn works(&self) {
-        self.complained.store(false, Ordering::Relaxed);
+    fn works(&self, what: &'static str) {
+        self.complaints().remove(what);
+    }
+
+    fn complaints(&self) -> MutexGuard<'_, BTreeSet<&'static str>> {
+        self.complaints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,12 +8,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::time::timeout;
 use zbus::{MatchRule, MessageStream, message};
 
-use super::{DEADLINE, Error, Service, Systemd};
+use super::{BUS, DEADLINE, Error, Service, Systemd};
 use crate::app::App;
 use crate::network::{BridgeConfig, DnsMode};
 
@@ -23,19 +24,35 @@ const RESOLVER: Service = Service {
     interface: "org.freedesktop.resolve1.Manager",
 };
 
-const BUS: Service =
-    Service { name: "org.freedesktop.DBus", path: "/org/freedesktop/DBus", interface: "org.freedesktop.DBus" };
+const NOT_TAKEN: &str = "systemd-resolved does not take the networks' names";
+const NOT_TOLD: &str = "systemd-resolved is not told of the networks";
+
+/// How long to leave the bus alone that has broken or cannot be reached.
+const BROKEN: Duration = Duration::from_secs(10);
 
 /// Tells resolved of the networks whenever they change or it has come back, as long as the daemon lives.
 pub async fn keep_names(app: App) {
-    let systemd = &app.systemd;
-    if !systemd.present() {
+    if !app.systemd.present() {
         return;
     }
-    let mut owners = match systemd.resolver_owners().await {
-        Ok(owners) => owners,
-        Err(error) => return systemd.complain("systemd-resolved is not told of the networks", &error),
-    };
+    tokio::select! {
+        () = follow(&app) => {}
+        () = app.shutdown.cancelled() => {}
+    }
+}
+
+async fn follow(app: &App) {
+    loop {
+        match app.systemd.resolver_owners().await {
+            Ok(owners) => follow_owners(app, owners).await,
+            Err(error) => app.systemd.complain(NOT_TOLD, &error),
+        }
+        tokio::time::sleep(BROKEN).await;
+    }
+}
+
+/// Returns when the bus is gone.
+async fn follow_owners(app: &App, mut owners: MessageStream) {
     // By link index, what was set.
     let mut known: BTreeMap<i32, Names> = BTreeMap::new();
     loop {
@@ -43,11 +60,15 @@ pub async fn keep_names(app: App) {
         let changed = app.network.changed();
         let wanted: BTreeMap<i32, Names> = app.network.networks().into_iter().filter_map(names_of).collect();
         if wanted != known {
-            known = match systemd.tell_resolver(&known, &wanted).await {
-                Ok(true) => wanted,
+            known = match app.systemd.tell_resolver(&known, &wanted).await {
+                Ok(true) => {
+                    app.systemd.works(NOT_TAKEN);
+                    wanted
+                }
                 Ok(false) => BTreeMap::new(),
+                Err(error) if error.is_broken() => return,
                 Err(error) => {
-                    systemd.complain("systemd-resolved does not take the networks' names", &error);
+                    app.systemd.complain(NOT_TAKEN, &error);
                     BTreeMap::new()
                 }
             };
@@ -55,11 +76,9 @@ pub async fn keep_names(app: App) {
         tokio::select! {
             () = changed => {}
             owner = owners.next() => match owner {
-                Some(_) => known.clear(),
-                // The bus is gone; without it nothing can be told.
-                None => return,
+                Some(Ok(_)) => known.clear(),
+                Some(Err(_)) | None => return,
             },
-            () = app.shutdown.cancelled() => return,
         }
     }
 }
@@ -98,11 +117,7 @@ impl Systemd {
     }
 
     /// Sets what is wanted and takes back what is not any more. False: it does not run.
-    async fn tell_resolver(
-        &self,
-        known: &BTreeMap<i32, Names>,
-        wanted: &BTreeMap<i32, Names>,
-    ) -> Result<bool, Error> {
+    async fn tell_resolver(&self, known: &BTreeMap<i32, Names>, wanted: &BTreeMap<i32, Names>) -> Result<bool, Error> {
         let answer = self.call(&BUS, "NameHasOwner", &(RESOLVER.name,)).await?;
         if !answer.body().deserialize::<bool>()? {
             return Ok(false);

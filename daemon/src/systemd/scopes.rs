@@ -11,11 +11,13 @@
 //! At the host's shutdown systemd stops all scopes at once, by signals that tell a container nothing; `Before=` has that
 //! wait until duet-instances.service, which stops instances in order, has done so.
 
+use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use tokio::time::timeout;
-use zbus::{MatchRule, MessageStream, OwnedObjectPath, Variant, message};
+use zbus::{Message, MessageStream, OwnedObjectPath, Variant, message};
 
 use super::{DEADLINE, Error, Service, Systemd, escape};
 use crate::app::App;
@@ -26,13 +28,22 @@ const MANAGER: Service = Service {
     interface: "org.freedesktop.systemd1.Manager",
 };
 
+/// What has the bus pass on the ends of jobs.
+pub(super) const JOBS: &str = "type='signal',sender='org.freedesktop.systemd1',\
+     interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
+
 /// What systemd answers while the former unit of that name has not been forgotten yet.
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
+/// How long a start of an instance waits for its scope: less than its monitor waits for the specification.
+const START_DEADLINE: Duration = Duration::from_secs(20);
 /// How long it may take to forget one whose last process is gone: it learns of it from the kernel.
 const FORGET_DEADLINE: Duration = Duration::from_secs(10);
 /// Between two looks whether it has. It announces units only to those who ask for all announcements about all units,
 /// which costs the host more than a look.
 const FORGET_LOOK: Duration = Duration::from_millis(20);
+
+const NO_SCOPE: &str = "systemd makes no scope, instances start without one";
+const NO_DNSMASQ_SCOPE: &str = "a dnsmasq gets no scope of its own";
 
 /// What the units of dnsmasq begin with, after the prefix; no instance's can, since its dashes are escaped.
 const DNSMASQ: &str = "dnsmasq-";
@@ -99,14 +110,15 @@ impl Systemd {
             ("Before", Variant::from(vec!["duet-instances.service"])),
         ];
         properties.extend(weight_properties(weights, false));
-        match self.start(&scope, pid, properties).await {
+        let started = timeout(START_DEADLINE, self.start(&scope, pid, properties)).await;
+        match started.unwrap_or(Err(Error::Timeout)) {
             Ok(()) => {
-                self.works();
+                self.works(NO_SCOPE);
                 tracing::debug!(unit = scope.unit, took = ?begun.elapsed(), "scope made");
                 Some(scope)
             }
             Err(error) => {
-                self.complain("systemd makes no scope, instances start without one", &error);
+                self.complain(NO_SCOPE, &error);
                 None
             }
         }
@@ -132,47 +144,50 @@ impl Systemd {
         ];
         properties.extend(more);
         let body = (scope.unit.as_str(), "fail", properties, Vec::<(&str, Vec<(&str, Variant<'_>)>)>::new());
-        // Before the call, so that the end of its job is not missed.
-        let mut jobs = self.jobs().await?;
-        let deadline = Instant::now() + FORGET_DEADLINE;
-        let reply = loop {
-            match self.call(&MANAGER, "StartTransientUnit", &body).await {
-                Err(error) if error.name().as_deref() == Some(UNIT_EXISTS) && Instant::now() < deadline => {
-                    tokio::time::sleep(FORGET_LOOK).await;
+        let bus = self.bus().await?;
+        // From before the call, so that the end of its job is not missed; and read during the call, since nothing else is
+        // received while a stream is full.
+        let mut signals = MessageStream::from(&bus);
+        let mut ended = BTreeMap::new();
+        let reply = {
+            let mut call = pin!(self.request(&body));
+            loop {
+                tokio::select! {
+                    reply = &mut call => break reply?,
+                    signal = signals.next() => note(signal, &scope.unit, &mut ended)?,
                 }
-                other => break other?,
             }
         };
         let job: OwnedObjectPath = reply.body().deserialize()?;
-        timeout(DEADLINE, self.wait_job(&mut jobs, &job, &scope.unit)).await.map_err(|_| Error::Timeout)?
+        let result = async {
+            loop {
+                if let Some(result) = ended.remove(job.as_str()) {
+                    return Ok(result);
+                }
+                note(signals.next().await, &scope.unit, &mut ended)?;
+            }
+        };
+        match timeout(DEADLINE, result).await.map_err(|_| Error::Timeout)? {
+            Ok(result) if result == "done" => Ok(()),
+            Ok(result) => Err(Error::Job { unit: scope.unit.clone(), result }),
+            Err(error) => Err(error),
+        }
     }
 
-    /// The ends of jobs from now on.
-    async fn jobs(&self) -> Result<MessageStream, Error> {
-        let rule = MatchRule::builder()
-            .msg_type(message::Type::Signal)
-            .sender(MANAGER.name)
-            .interface(MANAGER.interface)
-            .member("JobRemoved")
-            .build()?;
-        let bus = self.bus().await?;
-        let stream = MessageStream::for_match_rule(rule, &bus, None);
-        timeout(DEADLINE, stream).await.map_err(|_| Error::Timeout)?.map_err(Error::Bus)
-    }
-
-    async fn wait_job(&self, jobs: &mut MessageStream, job: &OwnedObjectPath, unit: &str) -> Result<(), Error> {
-        while let Some(signal) = jobs.next().await {
-            let signal = signal?;
-            let body = signal.body();
-            let (_, ended, _, result): (u32, OwnedObjectPath, String, String) = body.deserialize()?;
-            if ended == *job {
-                return match result.as_str() {
-                    "done" => Ok(()),
-                    _ => Err(Error::Job { unit: unit.to_owned(), result }),
-                };
+    /// Asks for a unit, again while the former one of that name is there.
+    async fn request<B>(&self, body: &B) -> Result<Message, Error>
+    where
+        B: serde::Serialize + zbus::DynamicType,
+    {
+        let deadline = Instant::now() + FORGET_DEADLINE;
+        loop {
+            match self.call(&MANAGER, "StartTransientUnit", body).await {
+                Err(error) if error.name().as_deref() == Some(UNIT_EXISTS) && Instant::now() < deadline => {
+                    tokio::time::sleep(FORGET_LOOK).await;
+                }
+                other => return other,
             }
         }
-        Err(Error::Job { unit: unit.to_owned(), result: "the connection to the bus broke".to_owned() })
     }
 
     /// Has a network's dnsmasq, which `pid` is, in a scope of its own, unless it is in one already.
@@ -188,6 +203,22 @@ impl Systemd {
         ];
         self.start(&scope, pid, properties).await
     }
+}
+
+/// Keeps what became of the jobs of one unit, by their paths.
+fn note(signal: Option<zbus::Result<Message>>, unit: &str, ended: &mut BTreeMap<String, String>) -> Result<(), Error> {
+    let broken = || Error::Job { unit: unit.to_owned(), result: "the connection to the bus broke".to_owned() };
+    let signal = signal.ok_or_else(broken)??;
+    let header = signal.header();
+    if header.message_type() != message::Type::Signal || header.member().is_none_or(|member| member != "JobRemoved") {
+        return Ok(());
+    }
+    let body = signal.body();
+    let (_, job, of, result): (u32, OwnedObjectPath, String, String) = body.deserialize()?;
+    if of == unit {
+        ended.insert(job.to_string(), result);
+    }
+    Ok(())
 }
 
 /// The properties that set weights. The usual ones need no saying, unless there may be others in force.
@@ -212,8 +243,8 @@ pub async fn keep_dnsmasq(app: App) {
         let changed = app.network.changed();
         for (network, pid) in app.network.dnsmasqs() {
             match app.systemd.adopt_dnsmasq(&network, pid).await {
-                Ok(()) => {}
-                Err(error) => app.systemd.complain("a dnsmasq gets no scope of its own", &error),
+                Ok(()) => app.systemd.works(NO_DNSMASQ_SCOPE),
+                Err(error) => app.systemd.complain(NO_DNSMASQ_SCOPE, &error),
             }
         }
         tokio::select! {

@@ -13,7 +13,7 @@ duet list $name -f csv -c 4 | grep -q '^10\.'
 duet exec $name -- ping -c 1 -W 5 "\$(ip -4 -br addr show duetbr0 | awk '{ sub("/.*", "", \$3); print \$3 }')"
 duet stop $name --timeout 60
 is STOPPED "\$(duet list $name -f csv -c s)"
-[ ! -e /sys/fs/cgroup/duet/$name ]
+eventually 10 test ! -e /sys/fs/cgroup/duet.slice/duet-$name.scope
 duet delete $name
 END
 }

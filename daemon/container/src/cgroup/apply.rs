@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::limits::{Limits, MemoryLimit, Swap};
+use super::limits::{IoLimit, Limits, MemoryLimit, Swap, USUAL_WEIGHT};
 use super::{Cgroup, CgroupError, Controller, Place, Result, io};
 
 /// Version 1's way to say "no limit".
@@ -32,7 +32,9 @@ pub(super) fn apply(cgroup: &Cgroup, limits: &Limits, state: State) -> Result<()
     cpus(cgroup, limits, state)?;
     cpu_time(cgroup, limits, state)?;
     memory(cgroup, limits, state)?;
-    processes(cgroup, limits, state)
+    processes(cgroup, limits, state)?;
+    io_max(cgroup, limits, state)?;
+    io_weight(cgroup, limits, state)
 }
 
 /// Where `controller`'s files are. `None` when there is nothing to do: nothing is set, and the group is fresh or the
@@ -207,4 +209,39 @@ fn processes(cgroup: &Cgroup, limits: &Limits, state: State) -> Result<()> {
     };
     let value = limits.processes.map_or_else(|| NONE_V2.to_owned(), |count| count.to_string());
     io::write(&dir.join("pids.max"), &value)
+}
+
+fn io_max(cgroup: &Cgroup, limits: &Limits, state: State) -> Result<()> {
+    let Some(Place::V1(dir) | Place::V2(dir)) = place_for(cgroup, Controller::Io, !limits.io.is_empty(), state)? else {
+        return Ok(());
+    };
+    let file = dir.join("io.max");
+    if state == State::Live {
+        let listed = io::read(&file)?;
+        let devices = listed.lines().filter_map(|line| line.split_once(' ')?.0.split_once(':'));
+        let devices = devices.filter_map(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+        for gone in devices.filter(|device| !limits.io.contains_key(device)) {
+            io::write(&file, &IoLimit::default().line(gone))?;
+        }
+    }
+    limits.io.iter().try_for_each(|(device, limit)| io::write(&file, &limit.line(*device)))
+}
+
+fn io_weight(cgroup: &Cgroup, limits: &Limits, state: State) -> Result<()> {
+    // A scope's weight is systemd's to write.
+    if cgroup.is_scope() {
+        return Ok(());
+    }
+    let set = limits.io_weight.is_some();
+    let Some(Place::V1(dir) | Place::V2(dir)) = place_for(cgroup, Controller::Io, set, state)? else {
+        return Ok(());
+    };
+    let value = format!("default {}", limits.io_weight.unwrap_or(USUAL_WEIGHT));
+    let written = io::write_if_present(&dir.join("io.weight"), &value)?;
+    if !written && set {
+        return Err(CgroupError::Unsupported {
+            why: "this host's kernel does not weigh input and output, so limits.disk.priority can't be set here",
+        });
+    }
+    Ok(())
 }

@@ -25,10 +25,13 @@ pub enum Controller {
     Memory,
     /// How many processes.
     Pids,
+    /// Reading from and writing to block devices. Used in the cgroup2 tree only: version 1's `blkio` is not, since it does
+    /// not see what is written through the page cache.
+    Io,
 }
 
 impl Controller {
-    const ALL: [Self; 5] = [Self::Cpu, Self::CpuAcct, Self::Cpuset, Self::Memory, Self::Pids];
+    const ALL: [Self; 6] = [Self::Cpu, Self::CpuAcct, Self::Cpuset, Self::Memory, Self::Pids, Self::Io];
 
     /// The kernel's name for it.
     #[must_use]
@@ -39,6 +42,7 @@ impl Controller {
             Self::Cpuset => "cpuset",
             Self::Memory => "memory",
             Self::Pids => "pids",
+            Self::Io => "io",
         }
     }
 }
@@ -122,7 +126,7 @@ impl Layout {
             .filter(|controller| match controller {
                 // `cpu.stat` is there in every cgroup2 group; only version 1 makes a controller of it.
                 Controller::CpuAcct => !v1.iter().any(|(_, held)| held.contains(controller)),
-                Controller::Cpu | Controller::Cpuset | Controller::Memory | Controller::Pids => {
+                Controller::Cpu | Controller::Cpuset | Controller::Memory | Controller::Pids | Controller::Io => {
                     offered.contains(&controller.name())
                 }
             })

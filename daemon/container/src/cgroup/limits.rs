@@ -1,12 +1,13 @@
 //! What a container may use, as plain values.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use super::cpus::CpuList;
 use super::{CgroupError, Result};
 
 /// The weight of a version 2 group that nobody gave another.
-const USUAL_WEIGHT: u64 = 100;
+pub(super) const USUAL_WEIGHT: u64 = 100;
 
 /// The limits of one container. The default is: none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +24,38 @@ pub struct Limits {
     pub swap: Swap,
     /// How many processes, counted in threads as the kernel does, it may have (`limits.processes`).
     pub processes: Option<u64>,
+    /// How much it may read from and write to block devices, by their major and minor number (`limits.read` and the like
+    /// of disks).
+    pub io: BTreeMap<(u32, u32), IoLimit>,
+    /// Its weight among instances that use the same block device, 1 to 10000 (`limits.disk.priority`).
+    pub io_weight: Option<u64>,
+}
+
+/// What may be done with one block device in a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoLimit {
+    /// Bytes read.
+    pub read_bytes: Option<u64>,
+    /// Bytes written.
+    pub write_bytes: Option<u64>,
+    /// Operations that read.
+    pub read_operations: Option<u64>,
+    /// Operations that write.
+    pub write_operations: Option<u64>,
+}
+
+impl IoLimit {
+    /// Its line in `io.max` (cgroup-v2.rst), which sets all four.
+    pub(super) fn line(&self, (major, minor): (u32, u32)) -> String {
+        let value = |limit: Option<u64>| limit.map_or_else(|| "max".to_owned(), |limit| limit.to_string());
+        format!(
+            "{major}:{minor} rbps={} wbps={} riops={} wiops={}",
+            value(self.read_bytes),
+            value(self.write_bytes),
+            value(self.read_operations),
+            value(self.write_operations)
+        )
+    }
 }
 
 /// A share of CPU time.

@@ -40,6 +40,7 @@ mod error;
 mod io;
 mod layout;
 mod limits;
+mod oom;
 mod remove;
 mod state;
 
@@ -56,7 +57,8 @@ pub use cpus::{CpuList, CpuRequest, balance, pick};
 pub use devices::{DeviceKind, DevicePolicy, DeviceRule};
 pub use error::{CgroupError, Result};
 pub use layout::{Controller, Layout, Mode as LayoutMode, Place};
-pub use limits::{CpuAllowance, Limits, MemoryLimit, Swap};
+pub use limits::{CpuAllowance, IoLimit, Limits, MemoryLimit, Swap};
+pub use oom::OomWatch;
 
 use crate::spec::{CgroupDir, CgroupKind};
 

@@ -11,11 +11,13 @@
 //! | memory peak | `memory.peak` | `memory.max_usage_in_bytes` |
 //! | swap, its peak | `memory.swap.current`, `.peak` | `total_swap`; `memsw.max_usage` less the memory peak |
 //! | processes | `pids.current` | `pids.current` |
+//! | pressure ([`Pressure`]) | `cpu.pressure`, `memory.pressure`, `io.pressure` | the same, in the cgroup2 tree |
 //! | killed for memory | `memory.events` `oom_kill` | `memory.oom_control` `oom_kill` |
 //!
 //! Memory is counted as `free` counts it: page cache that the kernel can drop is not in use. Pages of tmpfs are; they sit on
 //! the anonymous lists, so taking away `inactive_file` and `active_file` leaves them in.
 
+mod pressure;
 mod processes;
 
 use std::os::fd::OwnedFd;
@@ -24,6 +26,8 @@ use std::sync::OnceLock;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+
+pub use pressure::{Pressure, Stall, Stalls};
 
 use crate::cgroup::{Cgroup, CgroupError, Controller, CpuList, Place, Result};
 

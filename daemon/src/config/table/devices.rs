@@ -39,6 +39,16 @@ pub(in super::super) static DISK: DeviceType = DeviceType {
         option("pool", Kind::Pool, "The storage pool that holds the root filesystem")
             .required("for the root filesystem"),
         option("readonly", Kind::Bool, "Whether the instance can only read it").default("false"),
+        option("limits.max", Kind::DiskRate, "How much may be read and written in a second")
+            .default("no limit")
+            .long("The same as limits.read and limits.write; it takes the place of both."),
+        option("limits.read", Kind::DiskRate, "How much may be read in a second").default("no limit").long(
+            "Bytes such as 10MiB, or operations such as 500iops. It holds for the block device under the disk, \
+                whichever way it is read; of several disks on one device the mean holds. The host needs cgroup version 2.",
+        ),
+        option("limits.write", Kind::DiskRate, "How much may be written in a second")
+            .default("no limit")
+            .long("As limits.read."),
         option("recursive", Kind::Bool, "Whether mounts below the source are shown too").default("false"),
         option("required", Kind::Bool, "Whether the instance fails to start when the source does not exist")
             .default("true"),

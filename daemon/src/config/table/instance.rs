@@ -65,6 +65,15 @@ pub(super) const INSTANCE: &[Key] = &[
     .default("10")
     .containers_only()
     .long("From 0 to 10, the highest being served first."),
+    Key::new(
+        "limits.disk.priority",
+        LIMITS,
+        Kind::Int(0, 10),
+        "Precedence over other instances when they use a disk at the same time",
+    )
+    .default("5")
+    .containers_only()
+    .long("From 0 to 10, the highest being served first. The host needs cgroup version 2."),
     Key::new("limits.memory", LIMITS, Kind::Memory, "How much memory the instance may use")
         .default("all memory")
         .long("A size such as 512MiB, or a percentage of the host's memory such as 10%."),
@@ -72,9 +81,10 @@ pub(super) const INSTANCE: &[Key] = &[
         .default("hard")
         .containers_only()
         .long("With soft, the instance may exceed its limit while the host has memory to spare."),
-    Key::new("limits.memory.swap", LIMITS, Kind::Bool, "Whether the instance's memory may be swapped out")
+    Key::new("limits.memory.swap", LIMITS, Kind::Swap, "Whether the instance's memory may be swapped out, or how much")
         .default("true")
-        .containers_only(),
+        .containers_only()
+        .long("A size such as 512MiB is what may be swapped out beside what limits.memory allows."),
     Key::new(
         "limits.processes",
         LIMITS,

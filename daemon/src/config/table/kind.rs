@@ -1,6 +1,8 @@
 //! The kinds of values, and the check of each.
 
-use super::super::values::{self, CpuAllowance, CpuLimit, Expiry, MacAddress, MemoryLimit, Schedule, SnapshotPattern};
+use super::super::values::{
+    self, CpuAllowance, CpuLimit, DiskRate, Expiry, MacAddress, MemoryLimit, Schedule, SnapshotPattern, SwapLimit,
+};
 use super::super::{ValueError, names};
 
 /// What values a key takes. Each kind is also its validator.
@@ -20,6 +22,10 @@ pub enum Kind {
     Uuid,
     /// Bytes or a percentage: [`MemoryLimit`].
     Memory,
+    /// `true`, `false` or bytes: [`SwapLimit`].
+    Swap,
+    /// Bytes or operations in a second: [`DiskRate`].
+    DiskRate,
     /// A number or set of CPUs: [`CpuLimit`].
     Cpu,
     /// [`CpuAllowance`].
@@ -79,6 +85,8 @@ impl Kind {
             Self::Yaml => yaml(value),
             Self::Uuid => uuid(value),
             Self::Memory => value.parse::<MemoryLimit>().map(drop),
+            Self::Swap => value.parse::<SwapLimit>().map(drop),
+            Self::DiskRate => value.parse::<DiskRate>().map(drop),
             Self::Cpu => value.parse::<CpuLimit>().map(drop),
             Self::CpuAllowance => value.parse::<CpuAllowance>().map(drop),
             Self::Schedule => value.parse::<Schedule>().map(drop),
@@ -117,6 +125,7 @@ impl Kind {
             Self::Bool => "bool",
             Self::Int(..) => "integer",
             Self::Text | Self::Yaml | Self::Uuid | Self::Memory | Self::Cpu | Self::CpuAllowance => "string",
+            Self::Swap | Self::DiskRate => "string",
             Self::Enum(_) | Self::Schedule | Self::Expiry | Self::Pattern | Self::Mac => "string",
             Self::Subnet4 | Self::Subnet6 | Self::Address4 | Self::Address6 | Self::Ranges4 | Self::Ranges6 => "string",
             Self::LeaseTime | Self::Domain | Self::Domains | Self::Link | Self::Links => "string",

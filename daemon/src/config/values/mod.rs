@@ -4,6 +4,7 @@
 //! memory there is asks for bytes. No parser panics on any input.
 
 mod cpu;
+mod disk;
 mod expiry;
 mod net;
 mod pattern;
@@ -11,11 +12,12 @@ mod schedule;
 mod size;
 
 pub use cpu::{CpuAllowance, CpuLimit, CpuSet};
+pub use disk::DiskRate;
 pub use expiry::Expiry;
 pub use net::{DhcpRange, MacAddress, parse_dhcp_expiry};
 pub use pattern::SnapshotPattern;
 pub use schedule::Schedule;
-pub use size::{MemoryLimit, parse_size};
+pub use size::{MemoryLimit, SwapLimit, parse_size};
 
 pub(super) use net::{parse_cidr4, parse_cidr6, parse_domain, parse_ranges4, parse_ranges6};
 

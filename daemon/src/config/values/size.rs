@@ -96,6 +96,43 @@ impl fmt::Display for MemoryLimit {
     }
 }
 
+/// `limits.memory.swap`: whether memory may be swapped out, or how much of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SwapLimit {
+    /// As the kernel likes.
+    #[default]
+    Allowed,
+    /// Not at all.
+    Denied,
+    /// This many bytes, beside `limits.memory`.
+    Bytes(u64),
+}
+
+impl std::str::FromStr for SwapLimit {
+    type Err = ValueError;
+
+    fn from_str(value: &str) -> Result<Self, ValueError> {
+        match super::parse_bool(value) {
+            Ok(true) => return Ok(Self::Allowed),
+            Ok(false) => return Ok(Self::Denied),
+            Err(_) => {}
+        }
+        parse_size(value)
+            .map(Self::Bytes)
+            .map_err(|_| ValueError::malformed(value, "a limit of swap", "write true, false, or a size such as 512MiB"))
+    }
+}
+
+impl fmt::Display for SwapLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Allowed => f.write_str("true"),
+            Self::Denied => f.write_str("false"),
+            Self::Bytes(bytes) => write!(f, "{bytes}"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
