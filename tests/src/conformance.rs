@@ -2,8 +2,8 @@
 //! OpenAPI 2.0.
 //!
 //! Each JSON answer that a test gets is held against the schema of its path, method and status: every member is known
-//! and of its type. What the description leaves open is open here: members may be missing, and null stands for an
-//! empty list or object, as Go writes them.
+//! and of its type, or an addition of ours. What the description leaves open is open here: members may be missing, and
+//! null stands for an empty list or object, as Go writes them.
 
 use std::sync::OnceLock;
 
@@ -19,6 +19,9 @@ const PARTED: &[(&str, &str)] = &[
 
 /// What every answer's envelope may have; the description shows for each kind only what it has besides.
 const ENVELOPE: [&str; 7] = ["type", "status", "status_code", "operation", "error", "error_code", "metadata"];
+
+/// What members begin with that are additions of ours, by a name that is one of `api_extensions` too.
+const ADDITION: &str = "duet_";
 
 /// Asserts that an answer conforms.
 ///
@@ -122,7 +125,7 @@ fn check_members(schema: &Value, members: &Map<String, Value>, place: &mut Strin
         match known.get(name) {
             Some(schema) => within(place, name, |place| check(schema, value, place, faults)),
             None if others.is_object() => within(place, name, |place| check(others, value, place, faults)),
-            None if known.is_empty() || envelope => {}
+            None if known.is_empty() || envelope || name.starts_with(ADDITION) => {}
             None => faults.push(format!("{place}/{name} is not known")),
         }
     }

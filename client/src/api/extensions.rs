@@ -8,7 +8,7 @@ pub const EXTENSION_WAIT: &str = "duet_wait";
 /// `POST /1.0/images` with `"source": {"type": "build", "recipe": "debian/13"}` builds an image from a recipe.
 pub const EXTENSION_IMAGE_BUILD: &str = "duet_image_build";
 
-/// `GET /1.0/instances/{name}/state` says, in `pressure`, for how much of the time a running instance waits for CPUs,
+/// `GET /1.0/instances/{name}/state` says, in `duet_pressure`, for how much of the time a running instance waits for CPUs,
 /// memory, input and output ([`super::InstanceStatePressure`]).
 pub const EXTENSION_PRESSURE: &str = "duet_pressure";
 

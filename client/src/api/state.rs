@@ -29,7 +29,7 @@ wire! {
         pub os_info: Option<InstanceStateOsInfo>,
         /// For how much of the time it waits for what it lacks ([`super::EXTENSION_PRESSURE`]); absent unless running.
         #[serde(skip_serializing_if = "Option::is_none")]
-        pub pressure: Option<InstanceStatePressure>,
+        pub duet_pressure: Option<InstanceStatePressure>,
     }
 
     /// For how much of the time an instance's processes wait, by what they wait for: the kernel's pressure stall

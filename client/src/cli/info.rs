@@ -134,7 +134,7 @@ fn state_text(out: &mut String, state: &InstanceState) -> std::fmt::Result {
             writeln!(text, "    {name}: {}", size(*value))?;
         }
     }
-    if let Some(pressure) = &state.pressure {
+    if let Some(pressure) = &state.duet_pressure {
         let kinds = [("CPU", &pressure.cpu), ("Memory", &pressure.memory), ("Input and output", &pressure.io)];
         writeln!(text, "  Waiting in the last 10 s, 60 s, 300 s:")?;
         for (name, stalls) in kinds {

@@ -77,7 +77,7 @@ pub async fn of(app: &App, subject: &Subject, host_memory: u64) -> Result<Instan
         Ok(network) => network,
         Err(_) => (*live.netns.current()).clone(),
     };
-    state.pressure = Some(pressure(&live));
+    state.duet_pressure = Some(pressure(&live));
     state.network = Some(network.to_api().into_iter().collect());
     state.pid = i64::from(live.init_pid);
     state.started_at = live.started_at.into();

@@ -120,8 +120,8 @@ END
 check "how an instance waits is in its state" <<'END'
 duet exec limits -- timeout 5 sh -c 'for i in 1 2 3 4; do sh -c "while :; do :; done" & done; wait' || true
 state=$(duet query /1.0/instances/limits/state)
-[ "$(jq .pressure.cpu.some.total <<<"$state")" -gt 100000 ]
-jq -e '.pressure.memory.full.avg300 >= 0 and .pressure.io.some.total >= 0' <<<"$state"
+[ "$(jq .duet_pressure.cpu.some.total <<<"$state")" -gt 100000 ]
+jq -e '.duet_pressure.memory.full.avg300 >= 0 and .duet_pressure.io.some.total >= 0' <<<"$state"
 duet info limits | grep -A 3 'Waiting in the last' | grep -q '  CPU: '
 duet query /1.0 | jq -e '.api_extensions | index("duet_pressure") and index("duet_instance_oom")'
 END
