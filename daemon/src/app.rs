@@ -42,9 +42,24 @@ impl Paths {
         self.root.join("images")
     }
 
+    /// Where pools' own directories are.
+    pub fn pools(&self) -> PathBuf {
+        self.root.join("storage-pools")
+    }
+
     /// A pool's own directory.
     pub fn pool(&self, name: &str) -> PathBuf {
-        self.root.join("storage-pools").join(name)
+        self.pools().join(name)
+    }
+
+    /// Where the files of pools on a file are.
+    pub fn disks(&self) -> PathBuf {
+        self.root.join("disks")
+    }
+
+    /// The file of a pool on a file.
+    pub fn disk(&self, pool: &str) -> PathBuf {
+        self.disks().join(format!("{pool}.img"))
     }
 
     /// An instance's run directory: gone when it stops.
@@ -87,7 +102,8 @@ impl Paths {
         let dirs = [
             (self.root.clone(), 0o711),
             (self.images(), 0o700),
-            (self.root.join("storage-pools"), 0o711),
+            (self.pools(), 0o711),
+            (self.disks(), 0o700),
             (self.root.join("run"), 0o711),
             (self.root.join("logs"), 0o700),
             (self.root.join("metadata"), 0o700),

@@ -1,19 +1,27 @@
 //! The storage pools of this host: inventory rows and the open [`Pool`] behind each.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
 
 use duet_client::api::ConfigMap;
+use tokio::sync::Mutex;
 
 use crate::app::{App, Paths};
 use crate::config;
-use crate::error::{Context, Error, Kind, Result, blocking};
+use crate::error::{Error, Kind, Result, blocking};
 use crate::inventory::{self, Inventory, PoolRow};
-use crate::storage::{self, Fingerprint, Pool, References, Survey};
+use crate::storage::backing::{self, Backing, Places};
+use crate::storage::{self, Fingerprint, Pool, References, Survey, Trash};
+use crate::warnings;
 
 /// The pool made at first start.
 pub const DEFAULT_POOL: &str = "default";
+/// The key that records the UUID of a filesystem that Duet made.
+const IDENTITY: &str = "volatile.uuid";
+/// When it is tried again to open a pool that could not be.
+const RETRY: Duration = Duration::from_secs(60);
 
 impl From<storage::Error> for Error {
     fn from(error: storage::Error) -> Self {
@@ -25,6 +33,10 @@ impl From<storage::Error> for Error {
 #[derive(Default)]
 pub struct Pools {
     open: RwLock<HashMap<String, Pool>>,
+    /// Why those that are not open are not.
+    failed: RwLock<HashMap<String, String>>,
+    /// Held while a pool is made, changed or removed.
+    changing: Mutex<()>,
 }
 
 impl Pools {
@@ -35,17 +47,33 @@ impl Pools {
     /// The inventory's.
     pub fn open(paths: &Paths, inventory: &Inventory) -> Result<Self> {
         let pools = Self::default();
-        for row in inventory.pools()? {
-            match Pool::open(&directory(paths, &row)) {
-                Ok((pool, trash)) => {
-                    // What an earlier process left half-removed goes in the background.
-                    std::thread::spawn(move || drop(trash));
-                    pools.put(&row.name, pool);
-                }
-                Err(error) => tracing::error!(pool = %row.name, %error, "a storage pool cannot be used"),
-            }
+        let rows = inventory.pools()?;
+        let names = rows.iter().map(|row| row.name.clone()).collect();
+        if let Err(error) = backing::sweep(&paths.disks(), &paths.pools(), &names) {
+            tracing::warn!(%error, "what belongs to no storage pool is not removed");
+        }
+        for row in &rows {
+            pools.try_open(paths, row);
         }
         Ok(pools)
+    }
+
+    /// Whether this pool could be opened.
+    fn try_open(&self, paths: &Paths, row: &PoolRow) -> bool {
+        match open(paths, row) {
+            Ok((pool, trash)) => {
+                // What an earlier process left half-removed goes in the background.
+                std::thread::spawn(move || drop(trash));
+                self.put(&row.name, pool);
+                true
+            }
+            Err(error) => {
+                tracing::error!(pool = %row.name, %error, "a storage pool cannot be used");
+                let mut failed = self.failed.write().unwrap_or_else(PoisonError::into_inner);
+                failed.insert(row.name.clone(), error.to_string());
+                false
+            }
+        }
     }
 
     /// An open pool.
@@ -54,7 +82,15 @@ impl Pools {
     /// Where it does not exist or could not be opened.
     pub fn get(&self, name: &str) -> Result<Pool> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        open.get(name).cloned().ok_or_else(|| Error::not_found(format!("Storage pool \"{name}\" is not available")))
+        open.get(name).cloned().ok_or_else(|| {
+            let why = self.failure(name).map_or_else(String::new, |why| format!(": {why}"));
+            Error::not_found(format!("Storage pool \"{name}\" is not available{why}"))
+        })
+    }
+
+    /// Why a pool could not be opened.
+    fn failure(&self, name: &str) -> Option<String> {
+        self.failed.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// Every open pool.
@@ -65,16 +101,40 @@ impl Pools {
 
     fn put(&self, name: &str, pool: Pool) {
         self.open.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), pool);
+        self.failed.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
     fn take(&self, name: &str) -> Option<Pool> {
+        self.failed.write().unwrap_or_else(PoisonError::into_inner).remove(name);
         self.open.write().unwrap_or_else(PoisonError::into_inner).remove(name)
     }
 }
 
-/// Where a pool is: its `source`, or below the state directory.
-fn directory(paths: &Paths, row: &PoolRow) -> PathBuf {
-    row.config.get("source").map_or_else(|| paths.pool(&row.name), PathBuf::from)
+fn open(paths: &Paths, row: &PoolRow) -> Result<(Pool, Trash)> {
+    let backing = recorded(paths, row);
+    backing.attach()?;
+    Ok(Pool::open(kind(&row.driver)?, backing.directory())?)
+}
+
+fn kind(driver: &str) -> Result<storage::Kind> {
+    driver.parse().map_err(|()| {
+        let known: Vec<&str> = storage::Kind::ALL.iter().map(|kind| kind.name()).collect();
+        Error::invalid(format!("the storage driver \"{driver}\" is not served here: use one of {}", known.join(", ")))
+    })
+}
+
+fn places(paths: &Paths, name: &str) -> Places {
+    Places { directory: paths.pool(name), file: paths.disk(name) }
+}
+
+fn recorded(paths: &Paths, row: &PoolRow) -> Backing {
+    let id = row.config.get(IDENTITY).and_then(|text| text.parse().ok());
+    Backing::recorded(row.config.get("source").map(String::as_str), id, &places(paths, &row.name))
+}
+
+/// A size among a pool's keys, which were checked.
+fn size(config: &ConfigMap, key: &str) -> Option<u64> {
+    config.get(key).and_then(|text| config::values::parse_size(text).ok())
 }
 
 /// Makes a pool.
@@ -83,38 +143,97 @@ fn directory(paths: &Paths, row: &PoolRow) -> PathBuf {
 /// Bad names and keys, a filesystem that cannot carry one, a name that is taken.
 pub async fn create(app: &App, name: &str, driver: &str, description: String, mut config: ConfigMap) -> Result<()> {
     config::validate_pool_name(name).map_err(|e| Error::invalid(e.to_string()))?;
-    if !storage::DRIVER_NAMES.contains(&driver) {
-        let known = storage::DRIVER_NAMES.join(", ");
-        return Err(Error::invalid(format!("the storage driver \"{driver}\" is not served here: use one of {known}")));
-    }
-    config::drop_unset(&mut config);
+    let kind = kind(driver)?;
+    kind.available().map_err(|why| Error::invalid(format!("no {driver} pool can be made: {why}")))?;
+    config.retain(|key, value| !value.is_empty() && !key.starts_with("volatile."));
     config::validate_pool_config(&config).map_err(|e| Error::invalid(e.to_string()))?;
+    let _turn = app.pools.changing.lock().await;
     if app.inventory.pool(name)?.is_some() {
         return Err(Error::conflict(format!("Storage pool \"{name}\" already exists")));
     }
-    let row = PoolRow { name: name.to_owned(), driver: driver.to_owned(), description, config };
-    let place = directory(&app.paths, &row);
-    let taken = app.inventory.pools()?.iter().any(|other| directory(&app.paths, other) == place);
+    let places = places(&app.paths, name);
+    let source = config.get("source").map(String::as_str).filter(|source| Path::new(source) != places.file);
+    let backing = Backing::plan(kind, source, &places).map_err(|e| Error::invalid(e.to_string()))?;
+    check_keys(&backing, &config)?;
+    let taken = app.inventory.pools()?.iter().any(|other| {
+        let other = recorded(&app.paths, other);
+        other.source() == backing.source() || other.directory() == backing.directory()
+    });
     if taken {
-        return Err(Error::conflict(format!("{} is used by another storage pool", place.display())));
+        return Err(Error::conflict(format!("{} is used by another storage pool", backing.source().display())));
     }
-    let pool = blocking(move || Pool::create(&place)).await.map_err(|e| Error::invalid(e.message))?;
-    let kept = row.clone();
-    app.inventory.write(move |tx| kept.insert(tx)).await?;
+    let wipe = config.remove("source.wipe").is_some_and(|text| config::values::parse_bool(&text).unwrap_or(false));
+    let bytes = match size(&config, "size") {
+        Some(bytes) => bytes,
+        None => backing::default_size(&app.paths.root)?,
+    };
+    if backing.is_file() {
+        config.entry("size".into()).or_insert_with(|| format!("{}GiB", bytes >> 30));
+    }
+    if let Some(id) = backing.id() {
+        let given = config.insert("source".into(), backing.source().display().to_string());
+        given.into_iter().for_each(|given| drop(config.insert("volatile.initial_source".into(), given)));
+        config.insert(IDENTITY.into(), id.to_string());
+    }
+    let limited = config.contains_key("volume.size");
+    let made = blocking(move || {
+        let new = backing.make(bytes, wipe)?;
+        let pool = Pool::create(kind, new.backing().directory())?;
+        if limited {
+            pool.quota()?;
+        }
+        Ok::<_, storage::Error>((new, pool))
+    });
+    let (new, pool) = made.await.map_err(|e| Error::invalid(e.message))?;
+    let row = PoolRow { name: name.to_owned(), driver: driver.to_owned(), description, config };
+    app.inventory.write(move |tx| row.insert(tx)).await?;
+    new.keep();
     app.pools.put(name, pool);
     Ok(())
 }
 
-/// Changes a pool's description and keys; where it lives cannot change.
+/// Checks that keys fit what a pool lies on.
+fn check_keys(backing: &Backing, config: &ConfigMap) -> Result<()> {
+    if config.contains_key("size") && !backing.is_file() {
+        return Err(Error::invalid(
+            "size: a pool in a directory or on a device is as large as its filesystem; leave the size out, or the source \
+             for a file of that size",
+        ));
+    }
+    if config.contains_key("source.wipe") && matches!(backing, Backing::Directory(_)) {
+        return Err(Error::invalid("source.wipe: a directory is never wiped; empty it first"));
+    }
+    Ok(())
+}
+
+/// Changes a pool's description and keys. Where it lives cannot change; a file may become larger.
 ///
 /// # Errors
 /// Bad keys.
 pub async fn update(app: &App, name: &str, description: String, mut config: ConfigMap) -> Result<()> {
+    let _turn = app.pools.changing.lock().await;
     let mut row = app.inventory.pool(name)?.ok_or_else(|| Error::not_found("Storage pool not found"))?;
     config::drop_unset(&mut config);
     config::validate_pool_config(&config).map_err(|e| Error::invalid(e.to_string()))?;
+    config.retain(|key, _| !key.starts_with("volatile."));
+    config.extend(row.config.clone().into_iter().filter(|(key, _)| key.starts_with("volatile.")));
     if config.get("source") != row.config.get("source") {
         return Err(Error::invalid("the \"source\" of a storage pool cannot be changed: make a new pool"));
+    }
+    if config.contains_key("source.wipe") {
+        return Err(Error::invalid("source.wipe: only a new pool's device is wiped"));
+    }
+    let backing = recorded(&app.paths, &row);
+    check_keys(&backing, &config)?;
+    if config.contains_key("volume.size") {
+        let pool = app.pools.get(name)?;
+        pool.quota().map_err(|e| Error::invalid(e.to_string()))?;
+    }
+    let (before, after) = (size(&row.config, "size"), size(&config, "size"));
+    if before != after {
+        let after = after.ok_or_else(|| Error::invalid("the \"size\" of a storage pool cannot be unset"))?;
+        app.pools.get(name)?;
+        blocking(move || backing.grow(after)).await.map_err(|e| Error::invalid(e.message))?;
     }
     row.description = description;
     row.config = config;
@@ -122,11 +241,12 @@ pub async fn update(app: &App, name: &str, description: String, mut config: Conf
     Ok(())
 }
 
-/// Removes a pool that nothing uses, with its directory's contents.
+/// Removes a pool that nothing uses, with what is in it. An administrator's own directory or device stays.
 ///
 /// # Errors
 /// Where something uses it.
 pub async fn delete(app: &App, name: &str) -> Result<()> {
+    let _turn = app.pools.changing.lock().await;
     let row = app.inventory.pool(name)?.ok_or_else(|| Error::not_found("Storage pool not found"))?;
     if let Some(profile) = profiles_using(app, name)?.first() {
         return Err(Error::invalid(format!("The storage pool is currently in use by {profile}")));
@@ -136,21 +256,65 @@ pub async fn delete(app: &App, name: &str) -> Result<()> {
         inventory::Error::InUse => Error::new(Kind::Invalid, "The storage pool is currently in use by an instance"),
         other => other.into(),
     })?;
-    let Some(pool) = app.pools.take(name) else { return Ok(()) };
-    let place = directory(&app.paths, &row);
-    blocking(move || -> Result<()> {
-        drop(pool.survey().sweep(&References::new())?);
-        for leaf in ["images", "layers", "tmp"] {
-            let leaf = place.join(leaf);
-            if leaf.exists() {
-                std::fs::remove_dir(&leaf).doing(format_args!("cannot remove {}", leaf.display()))?;
+    let pool = app.pools.take(name);
+    let backing = recorded(&app.paths, &row);
+    blocking(move || {
+        let deleted = pool.map_or(Ok(()), Pool::delete);
+        // What it lay on goes in any case.
+        backing.release().and(deleted)
+    })
+    .await?;
+    app.warnings.resolve(app, warnings::POOL_UNAVAILABLE, &path(name)).await;
+    Ok(())
+}
+
+fn path(name: &str) -> String {
+    format!("/1.0/storage-pools/{name}")
+}
+
+/// Warns of pools that cannot be used, and tries again to open them until the daemon goes down.
+pub async fn watch(app: App) {
+    loop {
+        let rows = app.inventory.pools().unwrap_or_default();
+        for row in rows {
+            let Some(why) = app.pools.failure(&row.name) else {
+                app.warnings.resolve(&app, warnings::POOL_UNAVAILABLE, &path(&row.name)).await;
+                continue;
+            };
+            app.warnings.raise(&app, warnings::POOL_UNAVAILABLE, &path(&row.name), &why).await;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            () = app.shutdown.cancelled() => return,
+        }
+        let _turn = app.pools.changing.lock().await;
+        let closed = app.inventory.pools().unwrap_or_default().into_iter();
+        for row in closed.filter(|row| app.pools.failure(&row.name).is_some()) {
+            let trying = app.clone();
+            if blocking(move || Ok::<_, Error>(trying.pools.try_open(&trying.paths, &row))).await.unwrap_or(false) {
+                sweep(&app).await;
             }
         }
-        // The directory itself may be the admin's own and hold other things.
-        let _ = std::fs::remove_dir(&place);
-        Ok(())
-    })
-    .await
+    }
+}
+
+/// The size that an instance's root disk is limited to: its own, or its pool's for those that have none.
+///
+/// # Errors
+/// The inventory's.
+pub fn root_size(app: &App, devices: &inventory::DeviceMap) -> Result<Option<u64>> {
+    let Some(root) = devices.values().find(|device| is_root(device)) else { return Ok(None) };
+    if let Some(own) = size(root, "size") {
+        return Ok(Some(own));
+    }
+    let Some(pool) = root.get("pool") else { return Ok(None) };
+    Ok(app.inventory.pool(pool)?.and_then(|row| size(&row.config, "volume.size")))
+}
+
+/// Whether a device is an instance's root filesystem.
+pub fn is_root(device: &BTreeMap<String, String>) -> bool {
+    let is = |key, value| device.get(key).is_some_and(|found| found == value);
+    is("type", "disk") && is("path", "/") && !device.contains_key("source")
 }
 
 /// Paths of what uses a pool.

@@ -111,6 +111,7 @@ async fn serve(options: Options) -> Result<()> {
     tokio::spawn(boot::autostart(app.clone(), all));
     tokio::spawn(schedule::run(app.clone()));
     tokio::spawn(neighbours::watch(app.clone()));
+    tokio::spawn(pools::watch(app.clone()));
 
     tokio::select! {
         _ = terminate.recv() => {}

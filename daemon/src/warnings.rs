@@ -9,6 +9,8 @@ use crate::inventory;
 pub const NETWORK_UNAVAILABLE: &str = "Network unavailable";
 /// Another firewall of the host drops what instances on a network send.
 pub const FIREWALL_IN_THE_WAY: &str = "Firewall of the host cuts instances off";
+/// A storage pool cannot be used.
+pub const POOL_UNAVAILABLE: &str = "Storage pool unavailable";
 /// An instance that should have started did not.
 pub const INSTANCE_AUTOSTART_FAILURE: &str = "Failed to start instance on boot";
 /// A scheduled snapshot was not taken.

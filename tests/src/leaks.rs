@@ -53,7 +53,7 @@ fn tables(host: &Host) -> BTreeSet<String> {
     host.sh("nft list tables").lines().map(str::to_owned).collect()
 }
 
-/// Deletes instances, images, profiles and networks.
+/// Deletes instances, images, profiles, networks and pools.
 #[track_caller]
 pub fn remove_everything(host: &Host) {
     for name in names(host, "instances") {
@@ -79,6 +79,9 @@ pub fn remove_everything(host: &Host) {
     host.request("PUT", "/1.0/profiles/default", Some(&bare)).metadata();
     for profile in names(host, "profiles").iter().filter(|name| !name.ends_with("/default")) {
         host.request("DELETE", profile, None).metadata();
+    }
+    for pool in names(host, "storage-pools").iter().filter(|name| !name.ends_with("/default")) {
+        host.request("DELETE", pool, None).metadata();
     }
     for network in names(host, "networks") {
         if host.get(&network)["managed"] == true {
@@ -130,7 +133,7 @@ fn look(host: &Host) -> Vec<String> {
 /// Files of instances, images and networks below the state directory.
 fn files(state: &Path) -> Vec<String> {
     let mut left = Vec::new();
-    for folder in ["run", "devices", "work", "images", "networks"] {
+    for folder in ["run", "devices", "work", "images", "networks", "disks"] {
         left.extend(entries(&state.join(folder)));
     }
     left.extend(entries(&state.join("logs")).into_iter().filter(|path| Path::new(path).is_dir()));

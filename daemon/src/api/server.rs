@@ -13,8 +13,9 @@ use super::extract::Input;
 use super::response::{Answer, empty, etag, if_match, sync, tagged};
 use crate::app::App;
 use crate::config;
-use crate::error::{Error, blocking};
+use crate::error::{Error, Result, blocking};
 use crate::instances::shutdown;
+use crate::storage;
 
 /// Lists the versions of the API.
 #[utoipa::path(get, path = "/", responses(Sync<Many<Text>>))]
@@ -71,12 +72,16 @@ pub(super) async fn get(State(app): State<App>) -> Answer {
         auth_methods: vec!["tls".into()],
         auth_user_name: "root".into(),
         auth_user_method: "unix".into(),
-        environment: environment(),
+        environment: environment(&app)?,
     };
     Ok(tagged(server, &tag))
 }
 
-fn environment() -> ServerEnvironment {
+fn environment(app: &App) -> Result<ServerEnvironment> {
+    let rows = app.inventory.pools()?;
+    let mut used: Vec<storage::Kind> = rows.iter().filter_map(|row| row.driver.parse().ok()).collect();
+    used.sort_by_key(|kind| kind.name());
+    used.dedup();
     let kernel = rustix::system::uname();
     let text = |c: &std::ffi::CStr| c.to_string_lossy().into_owned();
     let machine = text(kernel.machine());
@@ -88,7 +93,7 @@ fn environment() -> ServerEnvironment {
     let always = |names: &[&str]| -> BTreeMap<String, String> {
         names.iter().map(|&name| (name.to_owned(), "true".to_owned())).collect()
     };
-    ServerEnvironment {
+    Ok(ServerEnvironment {
         addresses: Vec::new(),
         architectures,
         certificate: String::new(),
@@ -111,13 +116,14 @@ fn environment() -> ServerEnvironment {
         server_name: text(kernel.nodename()),
         server_pid: i64::from(std::process::id()),
         server_version: crate::API_COMPATIBLE_VERSION.into(),
-        storage: crate::storage::DRIVER_NAMES.join(" | "),
-        storage_version: crate::storage::DRIVER_NAMES.iter().map(|_| "1").collect::<Vec<_>>().join(" | "),
-        storage_supported_drivers: crate::storage::DRIVER_NAMES
-            .iter()
-            .map(|&name| ServerStorageDriver { name: name.into(), version: "1".into(), remote: false })
+        storage: used.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(" | "),
+        storage_version: used.iter().map(|kind| kind.version()).collect::<Vec<_>>().join(" | "),
+        storage_supported_drivers: storage::Kind::ALL
+            .into_iter()
+            .filter(|kind| kind.available().is_ok())
+            .map(|kind| ServerStorageDriver { name: kind.name().into(), version: kind.version().into(), remote: false })
             .collect(),
-    }
+    })
 }
 
 /// `NAME` and `VERSION_ID` of os-release(5).

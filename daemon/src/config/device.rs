@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::names::{NameKind, validate_name};
 use super::table::{DISK, DeviceType, NIC, TYPES, UNIX_CHAR, foreign_device_option, nearest};
-use super::values::{self, DiskRate, MacAddress};
+use super::values::{self, DiskRate, MacAddress, parse_size};
 use super::{ConfigError, DeviceError, DeviceMap, InstanceKind};
 
 /// One device of an instance or profile.
@@ -34,6 +34,8 @@ pub enum DiskDevice {
         readonly: bool,
         /// How much may be read and written.
         limits: DiskLimits,
+        /// How many bytes it may hold.
+        size: Option<u64>,
     },
     /// Something of the host's that is shown in the instance.
     Host {
@@ -261,7 +263,16 @@ impl DiskDevice {
                 option: "pool",
                 hint: "name the storage pool that holds the root filesystem, such as pool=default",
             })?;
-            return Ok(Self::Root { pool: pool.to_owned(), readonly, limits });
+            let size = get(options, "size").map(parse_size).transpose();
+            let size = size.map_err(|problem| DeviceError::BadOption { option: "size".into(), problem })?;
+            return Ok(Self::Root { pool: pool.to_owned(), readonly, size, limits });
+        }
+        if get(options, "size").is_some() {
+            return Err(DeviceError::Contradiction {
+                option: "size",
+                with: "a path other than /",
+                hint: "only the root filesystem has a size of its own",
+            });
         }
         if pool.is_some() {
             return Err(DeviceError::Contradiction {
@@ -433,7 +444,12 @@ mod tests {
         .unwrap();
         assert_eq!(
             typed["root"],
-            Device::Disk(DiskDevice::Root { pool: "default".into(), readonly: false, limits: DiskLimits::default() })
+            Device::Disk(DiskDevice::Root {
+                pool: "default".into(),
+                readonly: false,
+                limits: DiskLimits::default(),
+                size: None
+            })
         );
         assert!(matches!(&typed["eth0"], Device::Nic(nic) if nic.link == NicLink::Network("duetbr0".into())));
     }
@@ -483,8 +499,8 @@ mod tests {
             ("type=disk path=/x", "source is missing; name a directory or file of the host, such as source=/srv/data"),
             ("type=disk path=/x sauce=/y", "disk devices have no option \"sauce\" (did you mean \"source\"?)"),
             (
-                "type=disk path=/ pool=default size=10GiB",
-                "option \"size\" is not supported by Duet: an overlay root is not limited in size; limit the filesystem that the pool lies on",
+                "type=disk path=/ pool=default size=lots",
+                "size: \"lots\" is not a size; write a number of bytes or one with a unit, such as 512MiB or 2GB",
             ),
             ("type=disk path=/../etc source=/x", "path: \"/../etc\" is not usable: write the path without \"..\""),
             (

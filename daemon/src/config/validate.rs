@@ -222,7 +222,8 @@ mod tests {
     #[test]
     fn pools_and_servers_take_little() {
         assert_eq!(validate_pool_config(&config(&[("source", "/srv/pool"), ("user.a", "b")])), Ok(()));
-        assert!(validate_pool_config(&config(&[("size", "10GiB")])).unwrap_err().to_string().contains("filesystem"));
+        assert_eq!(validate_pool_config(&config(&[("size", "10GiB"), ("volume.size", "1GiB")])), Ok(()));
+        assert!(validate_pool_config(&config(&[("size", "lots")])).unwrap_err().to_string().contains("not a size"));
         assert!(validate_pool_config(&config(&[("source", "pool")])).is_err());
         assert_eq!(validate_server_config(&config(&[("images.compression_algorithm", "zstd")])), Ok(()));
         assert!(validate_server_config(&config(&[("core.https_address", ":8443")])).is_err());

@@ -45,7 +45,8 @@ impl Publication {
             }
             None => {
                 let held = app.instances.slot(expanded.row.id).claim(Request::Publish)?;
-                let root = pool.volume_root(&expanded.row.volume)?;
+                let size = crate::pools::root_size(app, &expanded.devices)?;
+                let root = pool.volume_root(&expanded.row.volume, size)?;
                 Ok(Self { expanded, root, compress, _held: Some(held) })
             }
         }

@@ -1,4 +1,4 @@
-//! Copies: a second instance from an instance or a snapshot, sharing every frozen layer.
+//! Copies: a second instance from an instance or a snapshot, sharing every frozen layer where both are in one pool.
 
 use std::sync::Arc;
 
@@ -7,11 +7,13 @@ use duet_client::api::InstanceSource;
 use super::create::{self, Draft};
 use super::expand;
 use super::lifecycle::{Observed, Request};
-use super::slot::Slot;
+use super::slot::{Held, Slot};
 use super::snapshot::{self, frozen_while, split};
+use super::transfer;
 use crate::app::App;
 use crate::error::{Error, Result, blocking};
 use crate::inventory::{self, ConfigMap, DeviceMap, InstanceRow, SnapshotRow};
+use crate::pools;
 use crate::storage::Activity;
 
 /// What is copied.
@@ -48,6 +50,18 @@ impl From {
         &self.row.architecture
     }
 
+    /// The snapshot that is copied, as it is now.
+    fn snapshot(&self, app: &App, row: &InstanceRow) -> Result<Option<SnapshotRow>> {
+        let Some(snapshot) = &self.snapshot else { return Ok(None) };
+        let found = app.inventory.snapshot(row.id, &snapshot.name)?;
+        found.map(Some).ok_or_else(|| Error::not_found("the snapshot was deleted meanwhile"))
+    }
+
+    /// The snapshots that come along.
+    fn snapshots(&self, app: &App, row: &InstanceRow) -> Result<Vec<SnapshotRow>> {
+        if self.with_snapshots { Ok(app.inventory.snapshots(row.id)?) } else { Ok(Vec::new()) }
+    }
+
     /// Lays the source's keys, devices and profiles under what the request says.
     pub fn inherit(&self, config: &mut ConfigMap, devices: &mut DeviceMap, profiles: &mut Option<Vec<String>>) {
         let (its_config, its_devices, its_profiles) = match &self.snapshot {
@@ -77,18 +91,11 @@ pub(super) async fn run(app: &App, name: &super::Reservation, draft: Draft, from
     // What was found before the claim may have changed since.
     let row = expand::find_row(app, &from.row.name)?;
     if draft.pool != row.pool {
-        return Err(Error::invalid(format!(
-            "the copy would be in pool \"{}\" and its source is in \"{}\": copying between pools is not served",
-            draft.pool, row.pool
-        )));
+        return elsewhere(app, name, draft, &held, &row, &from).await;
     }
     let pool = app.pools.get(&row.pool)?;
-    let (made, changed_source) = match &from.snapshot {
+    let (made, changed_source) = match from.snapshot(app, &row)? {
         Some(snapshot) => {
-            let snapshot = app
-                .inventory
-                .snapshot(row.id, &snapshot.name)?
-                .ok_or_else(|| Error::not_found("the snapshot was deleted meanwhile"))?;
             let made = blocking(move || pool.volume_from_snapshot(&snapshot.volume)).await?;
             (super::MadeVolume::Alone(made), None)
         }
@@ -107,7 +114,8 @@ pub(super) async fn run(app: &App, name: &super::Reservation, draft: Draft, from
             (super::MadeVolume::Taken(taken), changed)
         }
     };
-    let snapshots = if from.with_snapshots { app.inventory.snapshots(row.id)? } else { Vec::new() };
+    create::limit(app, &draft, made.volume()).await?;
+    let snapshots = from.snapshots(app, &row)?;
     let new = draft.into_row(name.name(), made.volume().clone());
     let pool_name = new.pool.clone();
     let source_id = row.id;
@@ -128,5 +136,37 @@ pub(super) async fn run(app: &App, name: &super::Reservation, draft: Draft, from
     made.keep();
     drop(held);
     create::announce(app, name.name(), &pool_name);
+    Ok(app.instances.slot(id))
+}
+
+/// Makes a copy in another pool than the source's.
+async fn elsewhere(
+    app: &App,
+    name: &super::Reservation,
+    draft: Draft,
+    held: &Held,
+    row: &InstanceRow,
+    from: &From,
+) -> Result<Arc<Slot>> {
+    let pool = draft.pool.clone();
+    let mut objects = Vec::new();
+    let made = async {
+        let (snapshot, snapshots) = (from.snapshot(app, row)?, from.snapshots(app, row)?);
+        let copied = transfer::copy(app, held, row, snapshot, snapshots, &pool, &mut objects).await?;
+        create::limit(app, &draft, &copied.volume).await?;
+        let new = draft.into_row(name.name(), copied.volume);
+        let stored = app.inventory.write(move |tx| {
+            let id = new.insert(tx)?;
+            for snapshot in copied.snapshots {
+                SnapshotRow { instance_id: id, ..snapshot }.insert(tx)?;
+            }
+            Ok(id)
+        });
+        stored.await.map_err(|e| create::refused(e, name.name()))
+    };
+    let made = made.await;
+    pools::discard(app, &pool, objects).await;
+    let id = made?;
+    create::announce(app, name.name(), &pool);
     Ok(app.instances.slot(id))
 }

@@ -23,6 +23,7 @@ use crate::error::{Error, Kind, Result, blocking};
 use crate::inventory::{self, ConfigMap, DeviceMap, ImageRow, InstanceRow, Power};
 use crate::network::MacAddr;
 use crate::operations::Operation;
+use crate::pools;
 use crate::storage::{Fingerprint, Made, Volume};
 
 /// What a checked request asks for.
@@ -53,6 +54,8 @@ pub struct Draft {
     pub profiles: Vec<String>,
     /// See [`InstanceRow`].
     pub pool: String,
+    /// What its root disk is limited to, in bytes.
+    pub size: Option<u64>,
 }
 
 /// Where a root comes from.
@@ -158,6 +161,7 @@ fn draft(app: &App, mut post: InstancesPost, source: &Source) -> Result<Draft> {
         description: post.description,
         ephemeral: post.ephemeral,
         pool: expand::root_pool(&devices)?,
+        size: pools::root_size(app, &devices)?,
         config,
         devices: post.devices,
         profiles,
@@ -233,6 +237,7 @@ async fn commit(
     made: Made<Volume>,
     image: Option<String>,
 ) -> Result<Arc<Slot>> {
+    limit(app, &draft, &made).await?;
     let row = draft.into_row(name.name(), (*made).clone());
     let pool = row.pool.clone();
     let id = app
@@ -248,6 +253,14 @@ async fn commit(
     made.keep();
     announce(app, name.name(), &pool);
     Ok(app.instances.slot(id))
+}
+
+/// Limits a new volume to its size.
+pub(super) async fn limit(app: &App, draft: &Draft, volume: &Volume) -> Result<()> {
+    let Some(size) = draft.size else { return Ok(()) };
+    let (pool, volume) = (app.pools.get(&draft.pool)?, volume.clone());
+    let limited = blocking(move || pool.volume_limit(&volume, Some(size))).await;
+    limited.map_err(|e| Error::invalid(format!("the root disk: {}", e.message)))
 }
 
 /// The failure of an insert in words.

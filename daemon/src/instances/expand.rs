@@ -147,6 +147,14 @@ pub fn check_references(app: &App, devices: &DeviceMap) -> Result<()> {
         {
             return Err(Error::invalid(format!("device \"{name}\": there is no storage pool \"{pool}\"")));
         }
+        if crate::pools::is_root(device)
+            && device.contains_key("size")
+            && let Some(pool) = device.get("pool")
+            // One that cannot be used now says so where it is used.
+            && let Ok(pool) = app.pools.get(pool)
+        {
+            pool.quota().map_err(|e| Error::invalid(format!("device \"{name}\": {e}")))?;
+        }
         if kind == "nic"
             && let Some(network) = device.get("network")
             && app.inventory.network(network)?.is_none()
@@ -162,12 +170,7 @@ pub fn check_references(app: &App, devices: &DeviceMap) -> Result<()> {
 /// # Errors
 /// Where there is no root disk.
 pub fn root_pool(devices: &DeviceMap) -> Result<String> {
-    let is_root = |d: &&std::collections::BTreeMap<String, String>| {
-        d.get("type").is_some_and(|t| t == "disk")
-            && d.get("path").is_some_and(|p| p == "/")
-            && !d.contains_key("source")
-    };
-    devices.values().find(is_root).and_then(|d| d.get("pool")).cloned().ok_or_else(|| {
+    devices.values().find(|device| crate::pools::is_root(device)).and_then(|d| d.get("pool")).cloned().ok_or_else(|| {
         Error::invalid(
             "No root device could be found: give the instance or one of its profiles a disk device with path=/ and a pool",
         )

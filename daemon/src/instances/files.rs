@@ -102,12 +102,13 @@ pub(super) async fn of_stopped(app: &App, expanded: &Expanded, access: Access) -
     let program = app.instances.monitor_path().to_owned();
     let privileged = InstanceSettings::from_config(&expanded.config).is_ok_and(|s| s.privileged);
     let (pool, volume) = (app.pools.get(&expanded.row.pool)?, expanded.row.volume.clone());
+    let size = crate::pools::root_size(app, &expanded.devices)?;
     let read_only = access == Access::Read;
     if !read_only {
         app.instances.forget_usage(expanded.row.id);
     }
     blocking(move || {
-        let source = pool.volume_root(&volume)?;
+        let source = pool.volume_root(&volume, size)?;
         let root = rootfs::open_detached(&source, None, read_only, true).map_err(|error| match error {
             RootError::Overlay { source, .. } if source.kind() == ErrorKind::StorageFull => {
                 Error::full_disk(pool.directory())

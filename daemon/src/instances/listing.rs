@@ -134,7 +134,7 @@ fn write_all(app: &App) -> Result<Vec<Entry>> {
 
 impl Entry {
     fn new(app: &App, expanded: Expanded, snapshots: String) -> Result<Self> {
-        let subject = Subject::of(&expanded);
+        let subject = Subject::of(app, &expanded);
         let instance = expanded.render(app);
         Ok(Self { subject, status: instance.status_code, instance: json(&instance)?, snapshots })
     }

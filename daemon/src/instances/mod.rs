@@ -31,6 +31,7 @@ pub mod start;
 pub mod state;
 pub mod stop;
 pub mod templates;
+mod transfer;
 mod undo;
 pub mod update;
 pub mod wait;

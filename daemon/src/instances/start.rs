@@ -196,7 +196,7 @@ async fn make_cgroup(
 /// Puts the specification together.
 fn specification(app: &App, expanded: &Expanded, plan: &Plan, ids: Option<IdMap>) -> Result<ContainerSpec> {
     let row = &expanded.row;
-    let root = app.pools.get(&row.pool)?.volume_root(&row.volume)?;
+    let root = app.pools.get(&row.pool)?.volume_root(&row.volume, crate::pools::root_size(app, &expanded.devices)?)?;
     let console = app.paths.logs(&row.name).join("console.log");
     let mut spec = ContainerSpec::new(&row.name, &app.paths.run(row.id), &console, root, ids);
     spec.root_read_only = plan.root_read_only;

@@ -15,6 +15,7 @@ use crate::app::App;
 use crate::config::values::MemoryLimit;
 use crate::error::{Error, Result, blocking};
 use crate::inventory::SnapshotRow;
+use crate::pools;
 use crate::storage::{References, Volume};
 
 /// The state of one instance.
@@ -22,7 +23,7 @@ use crate::storage::{References, Volume};
 /// # Errors
 /// Where the kernel or the storage cannot be asked.
 pub async fn state(app: &App, expanded: &Expanded) -> Result<InstanceState> {
-    of(app, &Subject::of(expanded), plan::host_memory().unwrap_or(0)).await
+    of(app, &Subject::of(app, expanded), plan::host_memory().unwrap_or(0)).await
 }
 
 /// What of an instance its state depends on.
@@ -32,17 +33,19 @@ pub struct Subject {
     /// The device that is its root.
     root: Option<String>,
     pool: String,
+    size: Option<u64>,
     volume: Volume,
     memory: Option<MemoryLimit>,
 }
 
 impl Subject {
     /// That of an instance with its profiles applied.
-    pub fn of(expanded: &Expanded) -> Self {
-        let is = |device: &BTreeMap<String, String>, key, value| device.get(key).is_some_and(|found| found == value);
-        let root = expanded.devices.iter().find(|(_, device)| is(device, "type", "disk") && is(device, "path", "/"));
+    pub fn of(app: &App, expanded: &Expanded) -> Self {
+        let root = expanded.devices.iter().find(|(_, device)| pools::is_root(device));
         Self {
             id: expanded.row.id,
+            // A state is worth having without it.
+            size: pools::root_size(app, &expanded.devices).unwrap_or_default(),
             root: root.map(|(name, _)| name.clone()),
             pool: expanded.row.pool.clone(),
             volume: expanded.row.volume.clone(),
@@ -125,24 +128,30 @@ fn total_memory(subject: &Subject, host: u64) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// What the root disk occupies by itself: the image and what other instances share is not counted.
+/// What the root disk occupies. Of one with a size, what counts against that; else what it occupies by itself: the
+/// image and what other instances share is not counted then.
 async fn disk(app: &App, subject: &Subject, running: bool) -> Result<BTreeMap<String, InstanceStateDisk>> {
     let Some(device) = &subject.root else { return Ok(BTreeMap::new()) };
     let Ok(pool) = app.pools.get(&subject.pool) else { return Ok(BTreeMap::new()) };
+    let size = subject.size.filter(|_| pool.quota().is_ok());
     let known = if running { None } else { app.instances.known_usage(subject.id, subject.volume.upper) };
     let bytes = match known {
         Some(bytes) => bytes,
         None => {
             let volume = subject.volume.clone();
-            let others = References::new();
-            let bytes = blocking(move || pool.volume_usage(&volume, &others)).await?.own;
+            let measure = move || match size {
+                Some(_) => pool.volume_counted(&volume),
+                None => Ok(pool.volume_usage(&volume, &References::new())?.own),
+            };
+            let bytes = blocking(measure).await?;
             if !running {
                 app.instances.remember_usage(subject.id, subject.volume.upper, bytes);
             }
             bytes
         }
     };
-    let usage = InstanceStateDisk { usage: i64::try_from(bytes).unwrap_or(i64::MAX), total: 0 };
+    let wire = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let usage = InstanceStateDisk { usage: wire(bytes), total: size.map_or(0, wire) };
     Ok([(device.clone(), usage)].into())
 }
 

@@ -24,6 +24,7 @@ use crate::config::{
 };
 use crate::error::{Context, Error, Kind, Result, blocking};
 use crate::inventory::{self, ProfileRow};
+use crate::pools;
 
 /// Replaces what a client may change of an instance that the caller holds.
 ///
@@ -87,19 +88,41 @@ async fn commit(app: &App, new: &Expanded, volatile: Volatile) -> Result<()> {
 
 /// Applies a change to what runs; gives what is to be recorded. Where a part fails, the rest is taken back.
 async fn apply(app: &App, held: &Held, old: &Expanded, new: &Expanded) -> Result<Volatile> {
-    let Some(live) = held.slot().live() else { return Ok(Vec::new()) };
-    // What cannot be had is refused before anything is touched.
-    changed_limits(app, old, new)?;
+    let live = held.slot().live();
+    if live.is_some() {
+        // What cannot be had is refused before anything is touched.
+        changed_limits(app, old, new)?;
+    }
+    resize(app, old, new).await?;
+    let Some(live) = live else { return Ok(Vec::new()) };
     match follow(app, &live, old, new).await {
         Ok(volatile) => Ok(volatile),
         Err(error) => {
             // From wherever it got to, back to what is recorded. Steps that had not been done yet fail here, rightly.
-            if let Err(again) = follow(app, &live, new, old).await {
+            let back = follow(app, &live, new, old).await.map(drop);
+            if let Err(again) = back.and(resize(app, new, old).await) {
                 tracing::warn!(%again, instance = old.row.name, "a refused change was not taken back wholly");
             }
             Err(error)
         }
     }
+}
+
+/// Applies a new size of the root disk, whether it runs or not.
+async fn resize(app: &App, old: &Expanded, new: &Expanded) -> Result<()> {
+    let (before, after) = (pools::root_size(app, &old.devices)?, pools::root_size(app, &new.devices)?);
+    if before == after {
+        return Ok(());
+    }
+    let (pool, volume) = (app.pools.get(&old.row.pool)?, old.row.volume.clone());
+    let limit = move || {
+        // What was written and not yet flushed is not yet counted.
+        pool.sync()?;
+        pool.volume_limit(&volume, after)
+    };
+    blocking(limit).await.map_err(|e| Error::invalid(format!("the root disk: {}", e.message)))?;
+    app.instances.forget_usage(old.row.id);
+    Ok(())
 }
 
 async fn follow(app: &App, live: &Arc<Live>, old: &Expanded, new: &Expanded) -> Result<Volatile> {

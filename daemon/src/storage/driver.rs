@@ -18,8 +18,6 @@ pub struct Capabilities {
     pub stacked: bool,
     /// Copying a layer shares its blocks (reflink, subvolume or dataset clone) and costs no space.
     pub shares_blocks: bool,
-    /// A size limit per volume is enforced.
-    pub quota: bool,
     /// Above this many layers a chain is folded before it grows.
     pub fold_above: usize,
     /// No chain may be longer than this, not even one that cannot be folded.
@@ -58,6 +56,15 @@ pub enum Files {
     Link,
 }
 
+/// What becomes of a copy of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It is the upper layer of a volume.
+    Upper,
+    /// It is never written to.
+    Frozen,
+}
+
 /// One kind of pool.
 pub trait Driver: Send + Sync + fmt::Debug {
     /// The driver's name in the API: `overlay`.
@@ -82,7 +89,7 @@ pub trait Driver: Send + Sync + fmt::Debug {
     fn layer_create(&self, layer: LayerId, below: Below<'_>) -> Result<()>;
 
     /// Makes a layer with the contents of another, which may be in use.
-    fn layer_copy(&self, layer: LayerId, from: LayerId) -> Result<()>;
+    fn layer_copy(&self, layer: LayerId, from: LayerId, purpose: Purpose) -> Result<()>;
 
     /// Makes one layer that shows, over anything, what these layers (bottom first) show over it. They are not written
     /// to meanwhile.
@@ -90,6 +97,16 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// Whether a layer shows exactly what is below it, so that freezing it would be pointless. May say false in doubt.
     fn layer_is_unchanged(&self, layer: LayerId, below: Below<'_>) -> Result<bool>;
+
+    /// Whether a limit of a layer is enforced here. The error says why not.
+    fn quota(&self) -> Result<()>;
+
+    /// Limits how many bytes a layer may hold (where layers are whole filesystems, all that it shows), or takes that
+    /// limit away. A limit below what it holds keeps it from growing.
+    fn limit(&self, layer: LayerId, bytes: Option<u64>) -> Result<()>;
+
+    /// The bytes of a layer that count against its limit, as of some seconds ago.
+    fn counted(&self, layer: LayerId) -> Result<u64>;
 
     /// Whether the object is in the pool.
     fn exists(&self, object: &Object) -> Result<bool>;
@@ -108,7 +125,8 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// moment the pool is opened, before anything else is made.
     fn leftovers(&self) -> Result<Vec<PathBuf>>;
 
-    /// Allocated bytes of an object, hard links counted once. It may be changing meanwhile.
+    /// Allocated bytes of an object, hard links counted once. It may be changing meanwhile. Where layers are whole
+    /// filesystems: those that it shares with no other, as far as that is known.
     fn size(&self, object: &Object) -> Result<u64>;
 
     /// How the runtime mounts a chain.

@@ -48,6 +48,41 @@ pub enum Error {
         /// What was tried and how it failed.
         reason: String,
     },
+    /// A btrfs pool cannot be in this directory.
+    #[error(
+        "{path} is on {filesystem}, not on btrfs: name a directory on btrfs or a block device as source, or leave source out for a file of Duet's own"
+    )]
+    NotBtrfs {
+        /// The directory.
+        path: PathBuf,
+        /// What the filesystem there is called.
+        filesystem: String,
+    },
+    /// A new pool's directory holds something else.
+    #[error("{path} is not empty: a new storage pool needs an empty directory")]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// What a pool is to be made of, or its file or device, cannot be used.
+    #[error("{0}")]
+    Backing(String),
+    /// Sizes are not enforced in this pool.
+    #[error("the size of a root disk cannot be limited in storage pool {pool}: {reason}")]
+    NoQuota {
+        /// The pool's directory.
+        pool: PathBuf,
+        /// Why not, and what helps.
+        reason: &'static str,
+    },
+    /// A size is smaller than what is there.
+    #[error("a size of {} is too small: {} are in use", bytes(*.asked), bytes(*.used))]
+    TooSmall {
+        /// The size, in bytes.
+        asked: u64,
+        /// What counts against it, in bytes.
+        used: u64,
+    },
     /// The directory holds no pool.
     #[error("there is no storage pool in {path}")]
     NoPool {
@@ -112,6 +147,11 @@ impl Error {
             Self::ChainTooLong { source, .. } => source.errno(),
             Self::NoSpace { .. } => Some(Errno::NOSPC),
             Self::Unsuitable { .. }
+            | Self::NotBtrfs { .. }
+            | Self::NotEmpty { .. }
+            | Self::Backing(_)
+            | Self::NoQuota { .. }
+            | Self::TooSmall { .. }
             | Self::NoPool { .. }
             | Self::MissingLayer { .. }
             | Self::MissingImage { .. }
@@ -127,4 +167,13 @@ impl Error {
             _ => self,
         }
     }
+}
+
+/// Bytes for people: `1.5 GiB`, never rounded up.
+fn bytes(value: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let unit = UNITS.iter().zip(1..).take_while(|(_, power)| value >> (10 * power) > 0).last();
+    let Some((name, power)) = unit else { return format!("{value} bytes") };
+    let tenths = (u128::from(value) * 10) >> (10 * power);
+    format!("{}.{} {name}", tenths / 10, tenths % 10)
 }

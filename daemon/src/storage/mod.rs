@@ -7,8 +7,8 @@
 //! - A [`Pool`] owns a directory and the *policy*: when a layer is frozen and when it is copied, how long a chain may
 //!   grow, what is in use while a change is under way, and in which order disk and inventory change.
 //! - A [`driver::Driver`] owns the *mechanism* of one kind of pool: make, copy, fold, measure and remove a layer. It is
-//!   small on purpose: a driver whose layers are whole filesystems (a btrfs subvolume, a zfs clone) fits the same
-//!   trait and the same values with chains of length one, and [`driver::Capabilities`] tells the policy so.
+//!   small on purpose: a driver whose layers are whole filesystems (a btrfs subvolume) fits the same trait and the same
+//!   values with chains of length one, and [`driver::Capabilities`] tells the policy so.
 //!
 //! # Chains
 //!
@@ -45,24 +45,28 @@
 //! before a later commit of the inventory. Whoever wants a *copied* layer (the snapshot of a running instance) to
 //! survive a power failure calls [`Pool::sync`] after thawing the instance and before committing.
 
+pub mod backing;
+mod btrfs;
+mod directory;
 pub mod driver;
 mod error;
+mod kind;
 mod made;
 mod overlay;
 mod pins;
 mod pool;
+mod program;
 #[cfg(test)]
 mod tests;
 mod value;
 
+pub use backing::Backing;
 pub use driver::Capabilities;
 pub use error::Error;
+pub use kind::Kind;
 pub use made::{Made, Survey, Trash};
 pub use pool::{Activity, Pool, Taken};
 pub use value::{Fingerprint, LayerId, Object, References, Resources, RootSource, Snapshot, Usage, Volume};
-
-/// The drivers there are, by their names in the API.
-pub const DRIVER_NAMES: &[&str] = &["overlay"];
 
 /// The result of a storage operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -12,12 +12,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::driver::{Below, Capabilities, Chain, Driver, Files};
+use super::btrfs::Btrfs;
+use super::driver::{Below, Capabilities, Chain, Driver, Files, Purpose};
 use super::made::{Hold, Made, Survey, Trash};
 use super::overlay::Overlay;
 use super::pins::Pins;
 use super::value::{Fingerprint, LayerId, Object, References, Resources, RootSource, Snapshot, Usage, Volume};
-use super::{Error, Result};
+use super::{Error, Kind, Result};
 
 /// Whether something writes to a volume right now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,16 +53,22 @@ pub(super) struct Inner {
 }
 
 impl Pool {
-    /// Makes an `overlay` pool in a directory, which is created if needed, after trying whether its filesystem can
-    /// hold one. On an existing pool this only repeats the check.
-    pub fn create(directory: &Path) -> Result<Self> {
-        Ok(Self::over(Box::new(Overlay::create(directory)?)))
+    /// Makes a pool in a directory, which is created if needed, after trying whether its filesystem can hold one. On an
+    /// existing pool this only repeats the check.
+    pub fn create(kind: Kind, directory: &Path) -> Result<Self> {
+        Ok(match kind {
+            Kind::Overlay => Self::over(Box::new(Overlay::create(directory)?)),
+            Kind::Btrfs => Self::over(Box::new(Btrfs::create(directory)?)),
+        })
     }
 
     /// Opens a pool and finds what an earlier process left half-done in it: empty the trash when convenient, then
     /// [`Pool::survey`] and [`Survey::sweep`].
-    pub fn open(directory: &Path) -> Result<(Self, Trash)> {
-        let pool = Self::over(Box::new(Overlay::open(directory)?));
+    pub fn open(kind: Kind, directory: &Path) -> Result<(Self, Trash)> {
+        let pool = match kind {
+            Kind::Overlay => Self::over(Box::new(Overlay::open(directory)?)),
+            Kind::Btrfs => Self::over(Box::new(Btrfs::open(directory)?)),
+        };
         let leftovers = pool.0.driver.leftovers()?;
         let trash = Trash::new(Arc::clone(&pool.0), leftovers);
         Ok((pool, trash))
@@ -151,7 +158,7 @@ impl Pool {
         let hold = Hold::on(&self.0, source.objects())?;
         self.finish(hold, |hold| {
             if activity == Activity::Running || !self.capabilities().stacked {
-                let upper = self.copy(hold, source.upper)?;
+                let upper = self.copy(hold, source.upper, Purpose::Upper)?;
                 return Ok(Taken { source: source.clone(), taken: Volume { upper, ..source.clone() } });
             }
             let (source, lowers) = self.freeze(hold, source)?;
@@ -221,9 +228,51 @@ impl Pool {
         self.0.driver.remove()
     }
 
-    /// How the runtime mounts a volume. Fails when any of its layers is missing.
-    pub fn volume_root(&self, volume: &Volume) -> Result<RootSource> {
+    /// Whether sizes of volumes are enforced here. The error says why not.
+    pub fn quota(&self) -> Result<()> {
+        self.0.driver.quota()
+    }
+
+    /// Limits a volume to so many bytes, from now on and whatever has it mounted; `None` takes the limit away. What was
+    /// written and not flushed (see [`Pool::sync`]) may not count yet.
+    ///
+    /// # Errors
+    /// [`Error::TooSmall`] where there is more in it already, [`Error::NoQuota`] where no size is enforced.
+    pub fn volume_limit(&self, volume: &Volume, size: Option<u64>) -> Result<()> {
+        if let Some(asked) = size {
+            self.quota()?;
+            let used = self.volume_counted(volume)?;
+            if used > asked {
+                return Err(Error::TooSmall { asked, used });
+            }
+        }
+        self.limit(volume, size)
+    }
+
+    /// The bytes that count against a volume's size, as of some seconds ago: of its own layers, or, where a layer is
+    /// a whole filesystem, of all that it shows.
+    pub fn volume_counted(&self, volume: &Volume) -> Result<u64> {
+        Ok(self.frozen_part(volume)? + self.0.driver.counted(volume.upper)?)
+    }
+
+    fn limit(&self, volume: &Volume, size: Option<u64>) -> Result<()> {
+        let left = match size {
+            Some(size) => Some(size.saturating_sub(self.frozen_part(volume)?)),
+            None => None,
+        };
+        self.0.driver.limit(volume.upper, left)
+    }
+
+    /// What of a volume's size its frozen layers take.
+    fn frozen_part(&self, volume: &Volume) -> Result<u64> {
+        volume.lowers.iter().map(|layer| self.0.frozen_size(&Object::Layer(*layer))).sum()
+    }
+
+    /// How the runtime mounts a volume, which is limited to so many bytes from then on. Fails when any of its layers is
+    /// missing.
+    pub fn volume_root(&self, volume: &Volume, size: Option<u64>) -> Result<RootSource> {
         volume.objects().iter().try_for_each(|object| self.0.require(object))?;
+        self.limit(volume, size)?;
         let chain = Chain { image: volume.image.as_ref(), lowers: &volume.lowers, upper: Some(volume.upper) };
         self.0.driver.root(chain)
     }
@@ -239,7 +288,12 @@ impl Pool {
     pub fn volume_usage(&self, volume: &Volume, others: &References) -> Result<Usage> {
         let mut usage =
             self.usage(Snapshot { image: volume.image.clone(), lowers: volume.lowers.clone() }.objects(), others)?;
-        usage.own += self.0.driver.size(&Object::Layer(volume.upper))?;
+        let own = self.0.driver.size(&Object::Layer(volume.upper))?;
+        usage.own += own;
+        if !self.capabilities().stacked {
+            // The image is in it.
+            usage.shared = self.0.driver.counted(volume.upper)?.saturating_sub(own);
+        }
         Ok(usage)
     }
 
@@ -282,7 +336,7 @@ impl Pool {
 
     /// The volume as it is, and the chain that shows its present contents by a copy of its upper.
     fn copy_frozen(&self, hold: &mut Hold, volume: &Volume) -> Result<(Volume, Vec<LayerId>)> {
-        let copy = self.copy(hold, volume.upper)?;
+        let copy = self.copy(hold, volume.upper, Purpose::Frozen)?;
         Ok((volume.clone(), volume.lowers.iter().copied().chain([copy]).collect()))
     }
 
@@ -326,10 +380,10 @@ impl Pool {
         Ok(layer)
     }
 
-    fn copy(&self, hold: &mut Hold, from: LayerId) -> Result<LayerId> {
+    fn copy(&self, hold: &mut Hold, from: LayerId, purpose: Purpose) -> Result<LayerId> {
         let layer = LayerId::fresh();
         hold.creating(Object::Layer(layer));
-        self.0.driver.layer_copy(layer, from)?;
+        self.0.driver.layer_copy(layer, from, purpose)?;
         Ok(layer)
     }
 }
@@ -362,6 +416,10 @@ impl Inner {
 
     /// Two threads may measure the same object at once, to the same result.
     fn frozen_size(&self, object: &Object) -> Result<u64> {
+        if !self.driver.capabilities().stacked {
+            // What it shares with no other grows as others go.
+            return self.driver.size(object);
+        }
         let known = self.sizes.lock().unwrap_or_else(PoisonError::into_inner).get(object).copied();
         if let Some(size) = known {
             return Ok(size);

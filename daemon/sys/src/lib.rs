@@ -4,7 +4,10 @@
 //! workspace is in one place. Functions return [`std::io::Result`] and know nothing of containers.
 
 pub mod bpf;
+pub mod btrfs;
+mod ioctl;
 pub mod link;
+pub mod loop_device;
 pub mod memory;
 pub mod mount;
 pub mod notify;

@@ -147,6 +147,23 @@ pub fn new_filesystem(kind: &str, options: &[(&str, Option<&str>)], attributes: 
     finish(&context, attributes)
 }
 
+/// Mounts what is on a block device, as a detached mount.
+///
+/// # Errors
+/// As fsopen(2), fsconfig(2) and fsmount(2).
+pub fn block_filesystem(kind: &str, device: &Path, options: &[(&str, Option<&str>)]) -> io::Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", device)?;
+    for (key, value) in options {
+        match value {
+            Some(value) => fsconfig_set_string(&context, *key, *value)?,
+            None => fsconfig_set_flag(&context, *key)?,
+        }
+    }
+    fsconfig_create(&context)?;
+    finish(&context, 0)
+}
+
 /// Turns a created filesystem context into a detached mount.
 ///
 /// # Errors

@@ -62,6 +62,18 @@ impl Host {
         host
     }
 
+    /// As [`new`](Self::new), with a second pool of this driver that instances are made in: on a loop device that Duet
+    /// makes, or the pool that there is.
+    #[track_caller]
+    pub fn on(driver: &str) -> Self {
+        let host = Self::new();
+        if driver != "overlay" {
+            host.ok(&format!("storage create {driver} {driver} size=2GiB"));
+            host.ok(&format!("profile device set default root pool={driver}"));
+        }
+        host
+    }
+
     /// A host with a running daemon and no image.
     #[track_caller]
     pub fn empty() -> Self {

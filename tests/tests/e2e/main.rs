@@ -3,6 +3,25 @@
 //! Names that begin with `heavy_` are whole Debian systems or hundreds of instances; `.config/nextest.toml` runs them
 //! one at a time.
 
+/// Makes a test of each function for every storage driver: `overlay::name`, `btrfs::name`. Those of ZFS need its kernel
+/// module, which machines like the one that tests are built on have not: `tests/host` has it.
+macro_rules! for_each_driver {
+    ($($name:ident),+ $(,)?) => {
+        mod overlay {
+            $(#[test]
+            fn $name() {
+                super::$name("overlay");
+            })+
+        }
+        mod btrfs {
+            $(#[test]
+            fn $name() {
+                super::$name("btrfs");
+            })+
+        }
+    };
+}
+
 mod adoption;
 mod api;
 mod autostart;

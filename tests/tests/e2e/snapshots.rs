@@ -6,14 +6,25 @@ use duet_tests::Host;
 use duet_tests::wait::within;
 use serde_json::{Value, json};
 
+for_each_driver!(
+    a_restore_brings_back_what_was_there,
+    snapshots_do_not_see_what_comes_after_them,
+    snapshots_are_listed_shown_renamed_and_deleted,
+    copies_share_nothing_but_the_past,
+    a_copy_has_its_own_identity,
+    the_image_may_go_while_instances_live_on,
+    a_snapshot_of_what_is_being_written_is_of_one_moment,
+    special_files_survive_snapshot_and_copy,
+    a_publish_from_a_snapshot_is_an_image,
+);
+
 fn snapshots(host: &Host, name: &str) -> Vec<String> {
     let listed = host.get(&format!("/1.0/instances/{name}/snapshots?recursion=1"));
     listed.as_array().unwrap().iter().map(|snapshot| snapshot["name"].as_str().unwrap().to_owned()).collect()
 }
 
-#[test]
-fn a_restore_brings_back_what_was_there() {
-    let host = Host::new();
+fn a_restore_brings_back_what_was_there(driver: &str) {
+    let host = Host::on(driver);
     for running in [false, true] {
         let name = if running { "running" } else { "stopped" };
         host.ok(&format!("launch busybox {name}"));
@@ -38,9 +49,8 @@ fn a_restore_brings_back_what_was_there() {
     }
 }
 
-#[test]
-fn snapshots_do_not_see_what_comes_after_them() {
-    let host = Host::new();
+fn snapshots_do_not_see_what_comes_after_them(driver: &str) {
+    let host = Host::on(driver);
     host.ok("create busybox c1");
     for round in 0..5 {
         host.duet("file push - c1/round").stdin(format!("{round}")).run().succeeded();
@@ -62,9 +72,8 @@ fn snapshots_do_not_see_what_comes_after_them() {
     assert_eq!(host.inside("c1", "cat /round"), "4");
 }
 
-#[test]
-fn snapshots_are_listed_shown_renamed_and_deleted() {
-    let host = Host::new();
+fn snapshots_are_listed_shown_renamed_and_deleted(driver: &str) {
+    let host = Host::on(driver);
     host.ok("create busybox c1 -c user.a=1");
     host.ok("snapshot create c1");
     host.ok("snapshot create c1");
@@ -92,9 +101,8 @@ fn snapshots_are_listed_shown_renamed_and_deleted() {
     host.request("GET", "/1.0/instances/c1/snapshots/snap1", None).refused(404, "");
 }
 
-#[test]
-fn copies_share_nothing_but_the_past() {
-    let host = Host::new();
+fn copies_share_nothing_but_the_past(driver: &str) {
+    let host = Host::on(driver);
     host.ok("launch busybox c1 -c user.a=b -c limits.memory=64MiB");
     host.inside("c1", "echo original > /file; sync");
     host.ok("snapshot create c1 s");
@@ -123,9 +131,8 @@ fn copies_share_nothing_but_the_past() {
     host.fails("copy all alone", "already");
 }
 
-#[test]
-fn a_copy_has_its_own_identity() {
-    let host = Host::new();
+fn a_copy_has_its_own_identity(driver: &str) {
+    let host = Host::on(driver);
     host.ok("create busybox c1");
     host.ok("copy c1 c2 -c user.new=1 -p default");
     let (one, two) = (host.get("/1.0/instances/c1"), host.get("/1.0/instances/c2"));
@@ -142,9 +149,8 @@ fn a_copy_has_its_own_identity() {
     );
 }
 
-#[test]
-fn the_image_may_go_while_instances_live_on() {
-    let host = Host::new();
+fn the_image_may_go_while_instances_live_on(driver: &str) {
+    let host = Host::on(driver);
     host.ok("launch busybox c1");
     host.ok("image delete busybox");
     host.ok("restart c1 --force");
@@ -192,9 +198,8 @@ fn snapshot_names_follow_the_pattern() {
     assert_eq!(snapshots(&host, "c1"), ["daily-0", "daily-1"]);
 }
 
-#[test]
-fn a_snapshot_of_what_is_being_written_is_of_one_moment() {
-    let host = Host::new();
+fn a_snapshot_of_what_is_being_written_is_of_one_moment(driver: &str) {
+    let host = Host::on(driver);
     host.ok("launch busybox c1");
     // Two files that are always written one after the other: a snapshot may hold them one apart, and no more.
     host.inside(
@@ -211,9 +216,8 @@ fn a_snapshot_of_what_is_being_written_is_of_one_moment() {
     assert_eq!(host.status("c1"), "Running");
 }
 
-#[test]
-fn special_files_survive_snapshot_and_copy() {
-    let host = Host::new();
+fn special_files_survive_snapshot_and_copy(driver: &str) {
+    let host = Host::on(driver);
     host.ok("launch busybox c1");
     host.inside(
         "c1",
@@ -235,9 +239,8 @@ fn special_files_survive_snapshot_and_copy() {
     assert_eq!(host.inside("c1", look), before);
 }
 
-#[test]
-fn a_publish_from_a_snapshot_is_an_image() {
-    let host = Host::new();
+fn a_publish_from_a_snapshot_is_an_image(driver: &str) {
+    let host = Host::on(driver);
     host.ok("launch busybox c1");
     host.inside("c1", "echo published > /mark; sync");
     host.ok("snapshot create c1 s");

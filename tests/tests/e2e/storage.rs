@@ -1,13 +1,28 @@
-//! Storage: what things cost.
+//! Storage: what things cost, what pools lie on, and how large a root disk may become.
 
 use std::time::Duration;
 
 use duet_tests::Host;
 use duet_tests::images::DEBIAN_13;
+use serde_json::json;
 
-/// What the pool's filesystem has in use, in bytes.
+for_each_driver!(
+    creating_copies_nothing,
+    a_snapshot_costs_what_changed,
+    a_deleted_snapshot_gives_back_what_only_it_held,
+    a_deleted_instance_gives_its_space_back,
+);
+
+/// What the pools have in use, in bytes.
 fn used(host: &Host) -> u64 {
-    host.sh(&format!("sync -f {0}; du -s -B1 {0}/storage-pools | cut -f1", host.state().display())).parse().unwrap()
+    let state = host.state().display().to_string();
+    let pools = host.get("/1.0/storage-pools");
+    if pools.as_array().unwrap().contains(&json!("/1.0/storage-pools/btrfs")) {
+        // What several subvolumes share would be counted for each of them. What was removed is freed by and by.
+        host.sh(&format!("sync -f {state}/storage-pools/btrfs; btrfs subvolume sync {state}/storage-pools/btrfs"));
+        return host.get("/1.0/storage-pools/btrfs/resources")["space"]["used"].as_u64().unwrap();
+    }
+    host.sh(&format!("sync -f {0}; du -s -B1 {0}/storage-pools | cut -f1", state)).parse().unwrap()
 }
 
 #[test]
@@ -27,9 +42,8 @@ fn a_pool_shows_itself() {
     assert!(host.ok("storage show default").contains("driver: overlay"));
 }
 
-#[test]
-fn creating_copies_nothing() {
-    let host = Host::new();
+fn creating_copies_nothing(driver: &str) {
+    let host = Host::on(driver);
     host.ok("create busybox c0");
     let before = used(&host);
     for n in 1..=20 {
@@ -44,9 +58,8 @@ fn creating_copies_nothing() {
     assert!(used(&host) - before < 512 << 10);
 }
 
-#[test]
-fn a_snapshot_costs_what_changed() {
-    let host = Host::new();
+fn a_snapshot_costs_what_changed(driver: &str) {
+    let host = Host::on(driver);
     host.ok("launch busybox c1");
     host.inside("c1", "dd if=/dev/urandom of=/ballast bs=1M count=30 2>/dev/null; sync");
     host.ok("stop c1");
@@ -62,9 +75,8 @@ fn a_snapshot_costs_what_changed() {
     assert!(used(&host) - running < 12 << 20, "a snapshot of 5 MiB of changes costs {}", used(&host) - running);
 }
 
-#[test]
-fn a_deleted_snapshot_gives_back_what_only_it_held() {
-    let host = Host::new();
+fn a_deleted_snapshot_gives_back_what_only_it_held(driver: &str) {
+    let host = Host::on(driver);
     host.ok("launch busybox c1");
     host.inside("c1", "echo kept >/kept");
     host.ok("stop c1");
@@ -85,9 +97,8 @@ fn a_deleted_snapshot_gives_back_what_only_it_held() {
     assert_eq!(host.inside("c1", "cat /kept /more; test -e /ballast || echo gone"), "kept\nmore\ngone");
 }
 
-#[test]
-fn a_deleted_instance_gives_its_space_back() {
-    let host = Host::new();
+fn a_deleted_instance_gives_its_space_back(driver: &str) {
+    let host = Host::on(driver);
     host.ok("create busybox c0");
     let before = used(&host);
     host.ok("launch busybox c1");
@@ -123,4 +134,181 @@ fn heavy_two_hundred_containers_cost_the_disk_of_one() {
     let all = used(&host);
     assert!(all < image + (40 << 20), "one costs {image} bytes, with 200 more {all}");
     assert_eq!(host.get("/1.0/instances").as_array().unwrap().len(), 201);
+}
+
+const MIB: u64 = 1 << 20;
+
+/// How much of so many MiB can be written in an instance, in MiB.
+fn written(host: &Host, instance: &str, mib: u64) -> u64 {
+    host.inside(instance, &format!("dd if=/dev/zero of=/ballast bs=1M count={mib} conv=fsync 2>/dev/null; sync; true"));
+    host.inside(instance, "stat -c %s /ballast").parse::<u64>().unwrap() / MIB
+}
+
+fn root_disk(host: &Host, instance: &str) -> (u64, u64) {
+    let root = &host.get(&format!("/1.0/instances/{instance}/state"))["disk"]["root"];
+    (root["usage"].as_u64().unwrap(), root["total"].as_u64().unwrap())
+}
+
+#[test]
+fn a_size_holds_and_changes_while_the_instance_runs() {
+    let host = Host::on("btrfs");
+    host.ok("create busybox c1 -d root,size=64MiB");
+    host.ok("start c1");
+    assert!((48..64).contains(&written(&host, "c1", 100)));
+    let (usage, total) = root_disk(&host, "c1");
+    assert!(total == 64 * MIB && (40 * MIB..=total).contains(&usage), "{usage} of {total}");
+    host.fails("config device set c1 root size=20MiB", "too small");
+    assert_eq!(root_disk(&host, "c1").1, 64 * MIB);
+    host.ok("config device set c1 root size=150MiB");
+    assert_eq!(written(&host, "c1", 100), 100);
+    // A restored or copied root has it, too.
+    host.ok("snapshot create c1 full");
+    host.inside("c1", "rm /ballast; sync");
+    host.ok("snapshot restore c1 full");
+    assert_eq!(host.inside("c1", "stat -c %s /ballast"), (100 * MIB).to_string());
+    host.inside("c1", "rm /ballast; sync");
+    assert!(written(&host, "c1", 300) < 150);
+    host.fails("copy c1/full c2 -d root,size=50MiB", "too small");
+    host.ok("copy c1/full c2 -d root,size=120MiB");
+    host.ok("start c2");
+    host.inside("c2", "rm /ballast; sync");
+    assert!(written(&host, "c2", 300) < 120);
+    // And while it is stopped, for files that are pushed.
+    host.ok("stop --force c2");
+    host.fails("config device set c2 root size=30MiB", "too small");
+    host.ok("config device unset c2 root size");
+    host.ok("start c2");
+    assert_eq!(written(&host, "c2", 200), 200);
+    assert_eq!(root_disk(&host, "c2").1, 0);
+    // The pool's own size for all that have none.
+    host.ok("storage set btrfs volume.size=80MiB");
+    host.ok("launch busybox c3");
+    assert!(written(&host, "c3", 100) < 80);
+    host.fails("create busybox c4 -d root,size=100KiB", "too small");
+    assert_eq!(host.request("GET", "/1.0/instances/c4", None).status, 404);
+}
+
+#[test]
+fn a_size_that_cannot_be_enforced_is_refused() {
+    let host = Host::new();
+    host.fails("create busybox c1 -d root,size=1GiB", "cannot be limited");
+    host.fails("storage set default volume.size=1GiB", "cannot be limited");
+    host.fails("storage create other overlay size=1GiB", "as large as its filesystem");
+    host.ok("create busybox c1");
+    host.fails("config device override c1 root size=1GiB", "cannot be limited");
+}
+
+#[test]
+fn a_pool_on_a_file_survives_the_daemon_and_grows() {
+    let mut host = Host::on("btrfs");
+    let file = host.state().join("disks/btrfs.img");
+    assert!(file.metadata().unwrap().len() == 2 << 30);
+    let shown = host.get("/1.0/storage-pools/btrfs");
+    assert_eq!((&shown["status"], &shown["config"]["size"]), (&json!("Created"), &json!("2GiB")));
+    assert_eq!(shown["config"]["source"], file.to_str().unwrap());
+    host.ok("launch busybox c1");
+    host.ok("create busybox c2");
+    host.inside("c1", "echo mine >/mine");
+    let pid = host.init_pid("c1");
+    for kill in [true, false] {
+        if kill {
+            host.kill_daemon()
+        } else {
+            host.stop_daemon()
+        }
+        host.start_daemon();
+        assert_eq!(host.init_pid("c1"), pid);
+        assert_eq!(host.inside("c1", "cat /mine"), "mine");
+    }
+    // As after a reboot: nothing runs and nothing is mounted.
+    host.ok("stop --force c1");
+    host.stop_daemon();
+    host.sh(&format!("umount {}/storage-pools/btrfs", host.state().display()));
+    host.start_daemon();
+    host.ok("start c1");
+    assert_eq!(host.inside("c1", "cat /mine"), "mine");
+    let total = || host.get("/1.0/storage-pools/btrfs/resources")["space"]["total"].as_u64().unwrap();
+    let before = total();
+    host.fails("storage set btrfs size=1GiB", "smaller");
+    host.ok("storage set btrfs size=3GiB");
+    assert!(total() > before + (900 * MIB), "{before} bytes became {}", total());
+    assert_eq!(host.ok("storage get btrfs size"), "3GiB");
+    assert!(written(&host, "c1", 50) == 50);
+}
+
+#[test]
+fn a_pool_that_cannot_be_used_says_so() {
+    let mut host = Host::on("btrfs");
+    host.ok("create busybox c1");
+    host.stop_daemon();
+    let (state, aside) = (host.state(), host.tmp().join("aside"));
+    host.sh(&format!("umount {}/storage-pools/btrfs", state.display()));
+    let file = state.join("disks/btrfs.img");
+    std::fs::rename(&file, &aside).unwrap();
+    host.start_daemon();
+    assert_eq!(host.get("/1.0/storage-pools/btrfs")["status"], "Unavailable");
+    assert!(host.ok("storage list").contains("UNAVAILABLE"));
+    host.fails("start c1", "not available");
+    duet_tests::eventually("a warning", || {
+        host.get("/1.0/warnings?recursion=1").to_string().contains("Storage pool unavailable").then_some(())
+    });
+    // What is elsewhere goes on.
+    host.ok("profile device set default root pool=default");
+    host.stop_daemon();
+    std::fs::rename(&aside, &file).unwrap();
+    host.start_daemon();
+    assert_eq!(host.get("/1.0/storage-pools/btrfs")["status"], "Created");
+    host.ok("start c1");
+    duet_tests::eventually("the warning being resolved", || {
+        let warnings = host.get("/1.0/warnings?recursion=1");
+        warnings.as_array()?.iter().all(|warning| warning["status"] == "resolved").then_some(())
+    });
+}
+
+#[test]
+fn a_pool_lies_on_a_device_or_in_a_directory() {
+    let host = Host::new();
+    let disk = host.tmp().join("disk");
+    std::fs::File::create(&disk).unwrap().set_len(512 * MIB).unwrap();
+    let device = host.sh(&format!("losetup --find --show {}", disk.display()));
+    host.sh(&format!("mkfs.ext4 -q {device}"));
+    host.fails(&format!("storage create dev btrfs source={device}"), "is not empty");
+    host.fails(&format!("storage create dev btrfs source={device} size=1GiB"), "as large as");
+    host.ok(&format!("storage create dev btrfs source={device} source.wipe=true"));
+    host.fails(&format!("storage create again btrfs source={device}"), "used by another");
+    assert_eq!(host.get("/1.0/storage-pools/dev")["config"]["source"], device);
+    host.ok("launch busybox c1 --storage dev");
+    // A directory on that very filesystem is a pool of its own.
+    let folder = host.state().join("storage-pools/dev/folder");
+    host.sh(&format!("btrfs subvolume create {}", folder.display()));
+    host.ok(&format!("storage create dir btrfs source={}", folder.display()));
+    host.ok("launch busybox c2 --storage dir");
+    assert_eq!(host.inside("c2", "echo fine"), "fine");
+    host.fails(&format!("storage create no btrfs source={}", host.tmp().display()), "not on btrfs");
+    host.fails("storage create no btrfs source=/dev/nothing", "cannot be used");
+    host.fails("storage create no zfs", "not served");
+    host.fails("storage delete dir", "in use");
+    host.ok("delete -f c1 c2");
+    host.ok("storage delete dir");
+    assert_eq!(std::fs::read_dir(&folder).map_or(0, Iterator::count), 0);
+    host.ok("storage delete dev");
+    host.sh(&format!("losetup --detach {device}"));
+}
+
+#[test]
+fn a_pool_that_was_not_finished_is_taken_away() {
+    let mut host = Host::empty();
+    host.fails("storage create small btrfs size=1MiB", "mkfs.btrfs");
+    let left = || std::fs::read_dir(host.state().join("disks")).unwrap().count();
+    assert_eq!(left(), 0);
+    // As a daemon that was killed between making and recording it would leave it.
+    let state = host.state().display().to_string();
+    host.ok("storage create half btrfs size=300MiB");
+    host.kill_daemon();
+    host.sh(&format!("cp --sparse=always {state}/disks/half.img {state}/disks/orphan.img"));
+    host.sh(&format!("mkdir {state}/storage-pools/orphan; mount -t tmpfs none {state}/storage-pools/orphan"));
+    host.start_daemon();
+    assert!(!host.state().join("disks/orphan.img").exists());
+    assert!(!host.state().join("storage-pools/orphan").exists());
+    assert_eq!(host.get("/1.0/storage-pools/half")["status"], "Created");
 }

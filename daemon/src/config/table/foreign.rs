@@ -64,18 +64,12 @@ const NETWORK: &[Row] = &[
 ];
 
 const POOL: &[Row] = &[
-    (
-        "size",
-        "an overlay pool is as large as the filesystem it lies on; make a filesystem of that \
-                size and name it as source",
-    ),
     ("rsync.", "nothing is copied with rsync"),
-    ("volume.", "an overlay pool has no custom volumes"),
-    ("btrfs.", "this pool is not btrfs"),
-    ("zfs.", "this pool is not ZFS"),
+    ("volume.", "there are no custom volumes"),
+    ("btrfs.", "btrfs pools have no such setting"),
+    ("zfs.", "there is no ZFS driver"),
     ("lvm.", "there is no LVM driver"),
     ("ceph.", "there is no Ceph driver"),
-    ("source.wipe", "a directory is never wiped; empty it first"),
 ];
 
 const SERVER: &[Row] = &[
@@ -95,13 +89,12 @@ const SERVER: &[Row] = &[
 ];
 
 const DISK: &[Row] = &[
-    ("size", "an overlay root is not limited in size; limit the filesystem that the pool lies on"),
     ("size.state", "there is no saved state"),
     ("attached", "add or remove the device instead"),
     ("boot.priority", "it belongs to virtual machines"),
     ("ceph.", "there is no Ceph"),
     ("dependent", "there are no custom volumes"),
-    ("initial.", "overlay volumes have no settings"),
+    ("initial.", "volumes have no settings"),
     ("io.", "it belongs to virtual machines"),
     ("propagation", "mounts are always private; use recursive=true to show the ones that exist"),
     ("raw.mount.options", "use readonly, recursive and shift"),

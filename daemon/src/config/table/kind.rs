@@ -26,6 +26,8 @@ pub enum Kind {
     Swap,
     /// Bytes or operations in a second: [`DiskRate`].
     DiskRate,
+    /// A number of bytes, with or without a unit.
+    Size,
     /// A number or set of CPUs: [`CpuLimit`].
     Cpu,
     /// [`CpuAllowance`].
@@ -84,6 +86,7 @@ impl Kind {
             Self::Text => text(value),
             Self::Yaml => yaml(value),
             Self::Uuid => uuid(value),
+            Self::Size => values::parse_size(value).map(drop),
             Self::Memory => value.parse::<MemoryLimit>().map(drop),
             Self::Swap => value.parse::<SwapLimit>().map(drop),
             Self::DiskRate => value.parse::<DiskRate>().map(drop),
@@ -124,7 +127,9 @@ impl Kind {
         match self {
             Self::Bool => "bool",
             Self::Int(..) => "integer",
-            Self::Text | Self::Yaml | Self::Uuid | Self::Memory | Self::Cpu | Self::CpuAllowance => "string",
+            Self::Text | Self::Yaml | Self::Uuid | Self::Size | Self::Memory | Self::Cpu | Self::CpuAllowance => {
+                "string"
+            }
             Self::Swap | Self::DiskRate => "string",
             Self::Enum(_) | Self::Schedule | Self::Expiry | Self::Pattern | Self::Mac => "string",
             Self::Subnet4 | Self::Subnet6 | Self::Address4 | Self::Address6 | Self::Ranges4 | Self::Ranges6 => "string",
@@ -196,7 +201,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: [Kind; 27] = [
+    const ALL: [Kind; 28] = [
         Kind::Bool,
         Kind::Int(0, 10),
         Kind::Enum(&["a", "b"]),
@@ -204,6 +209,7 @@ mod tests {
         Kind::Yaml,
         Kind::Uuid,
         Kind::Memory,
+        Kind::Size,
         Kind::Cpu,
         Kind::CpuAllowance,
         Kind::Schedule,

@@ -40,7 +40,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use super::driver::{Below, Capabilities, Chain, Driver, Files};
+use super::directory::{self, DIRECTORY, errno, names};
+use super::driver::{Below, Capabilities, Chain, Driver, Files, Purpose};
 use super::value::{Fingerprint, LayerId, Object, Resources, RootSource};
 use super::{Error, Result};
 
@@ -50,8 +51,6 @@ const FOLD_ABOVE: usize = 12;
 
 /// Chains that cannot be folded may still grow this far where the kernel takes layers one by one.
 const MAX_DEPTH: usize = 64;
-
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A pool of overlay layers.
 #[derive(Debug)]
@@ -73,7 +72,7 @@ impl Overlay {
             .create(directory)
             .map_err(|e| Error::io("create", directory)(errno(&e)))?;
         let directory = directory.canonicalize().map_err(|e| Error::io("resolve", directory)(errno(&e)))?;
-        let root = open_directory(&directory)?;
+        let root = directory::open(&directory)?;
         for name in ["images", "layers", "tmp", "empty"] {
             match mkdirat(&root, name, Mode::RWXU) {
                 Ok(()) | Err(Errno::EXIST) => {}
@@ -91,7 +90,7 @@ impl Overlay {
     pub(super) fn open(directory: &Path) -> Result<Self> {
         let absent = |_| Error::NoPool { path: directory.to_owned() };
         let directory = directory.canonicalize().map_err(absent)?;
-        let open = |name: &str| match open_directory(&directory.join(name)) {
+        let open = |name: &str| match directory::open(&directory.join(name)) {
             Err(error) if error.errno() == Some(Errno::NOENT) => Err(Error::NoPool { path: directory.clone() }),
             result => result,
         };
@@ -202,13 +201,7 @@ impl Driver for Overlay {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            stacked: true,
-            shares_blocks: self.reflink,
-            quota: false,
-            fold_above: self.fold_above,
-            max_depth: MAX_DEPTH,
-        }
+        Capabilities { stacked: true, shares_blocks: self.reflink, fold_above: self.fold_above, max_depth: MAX_DEPTH }
     }
 
     fn image_stage(&self) -> Result<PathBuf> {
@@ -245,7 +238,7 @@ impl Driver for Overlay {
         })
     }
 
-    fn layer_copy(&self, layer: LayerId, from: LayerId) -> Result<()> {
+    fn layer_copy(&self, layer: LayerId, from: LayerId, _: Purpose) -> Result<()> {
         let source = self.open_diff(from)?;
         self.make_layer(layer, |diff, links| {
             tree::copy_tree(source.as_fd(), diff, links()?.as_fd(), |name| !is_mount_identity(name))
@@ -272,6 +265,21 @@ impl Driver for Overlay {
             }
         }
         same_root(below.as_fd(), diff.as_fd()).map_err(failed)
+    }
+
+    fn quota(&self) -> Result<()> {
+        Err(Error::NoQuota {
+            pool: self.directory.clone(),
+            reason: "overlay layers are not limited on this filesystem",
+        })
+    }
+
+    fn limit(&self, _: LayerId, bytes: Option<u64>) -> Result<()> {
+        bytes.map_or(Ok(()), |_| self.quota())
+    }
+
+    fn counted(&self, layer: LayerId) -> Result<u64> {
+        self.size(&Object::Layer(layer))
     }
 
     fn exists(&self, object: &Object) -> Result<bool> {
@@ -316,7 +324,7 @@ impl Driver for Overlay {
     fn size(&self, object: &Object) -> Result<u64> {
         let root = match object {
             Object::Layer(layer) => self.open_diff(*layer)?,
-            Object::Image(image) => open_directory(&self.image_dir(image))?,
+            Object::Image(image) => directory::open(&self.image_dir(image))?,
         };
         let size = tree::tree_size(root.as_fd()).map_err(Error::tree("measure", self.place(object).2))?;
         Ok(size.bytes)
@@ -448,23 +456,4 @@ fn is_mount_identity(name: &[u8]) -> bool {
 fn times(stat: &Stat) -> (Timespec, Timespec) {
     let time = |tv_sec: i64, tv_nsec: u64| Timespec { tv_sec, tv_nsec: tv_nsec as _ };
     (time(stat.st_atime, stat.st_atime_nsec), time(stat.st_mtime, stat.st_mtime_nsec))
-}
-
-fn names(directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        if entry.file_name() != c"." && entry.file_name() != c".." {
-            names.push(entry.file_name().to_owned());
-        }
-    }
-    Ok(names)
-}
-
-fn open_directory(path: &Path) -> Result<OwnedFd> {
-    rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(Error::io("open", path))
-}
-
-fn errno(error: &std::io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
 }

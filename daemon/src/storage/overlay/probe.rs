@@ -2,14 +2,15 @@
 //! names tell (d_type in readdir, `trusted.*` attributes, whiteouts by rename, being an overlay or a network filesystem
 //! themselves).
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use duet_container::rootfs::{RootError, RootSource, open_detached};
 use duet_sys::tree;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstatfs, mkdirat, openat, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::{DIRECTORY, Overlay, Temporary};
+use super::{Overlay, Temporary};
+use crate::storage::directory::{DIRECTORY, filesystem};
 use crate::storage::{Error, Result};
 
 /// Mounts a small overlay there, and removes a file and renames a directory of its lower layer in it.
@@ -76,29 +77,4 @@ fn mount_reason(error: RootError) -> String {
         Some(Errno::PERM) => "mounting an overlay is not permitted (duetd must run as root)".into(),
         _ => format!("an overlay cannot be mounted on layers there: {error}"),
     }
-}
-
-/// The filesystem's name, for the sentence only (linux/magic.h).
-fn filesystem(fd: BorrowedFd<'_>) -> String {
-    let Ok(stat) = fstatfs(fd) else {
-        return "unknown".into();
-    };
-    let magic = stat.f_type as u32;
-    let name = match magic {
-        0xef53 => "ext4",
-        0x5846_5342 => "xfs",
-        0x9123_683e => "btrfs",
-        0x0102_1994 => "tmpfs",
-        0x2fc1_2fc1 => "zfs",
-        0x794c_7630 => "overlay",
-        0x6969 => "nfs",
-        0x6573_5546 => "fuse",
-        0x0102_1997 => "9p",
-        0xff53_4d42 | 0xfe53_4d42 => "smb",
-        0x00c3_6400 => "ceph",
-        0x4d44 => "vfat",
-        0x7371_7368 => "squashfs",
-        _ => return format!("of type {magic:#x}"),
-    };
-    name.into()
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use super::super::{Activity, Volume};
+use super::super::{Activity, Kind, Volume};
 use super::{Fixture, TestError, fingerprint, keep, references};
 
 const ROUNDS: usize = 200;
@@ -29,7 +29,8 @@ fn measure<T>(what: &str, rounds: usize, mut operation: impl FnMut(usize) -> T) 
 #[test]
 #[ignore = "a measurement"]
 fn costs() {
-    let fixture = Fixture::new();
+    let kind = std::env::var("DUET_TEST_DRIVER").map_or(Kind::Overlay, |name| name.parse().unwrap());
+    let fixture = Fixture::new(kind);
     let image = fingerprint('7');
     measure("add an image of 300 MiB in 3000 files (written, flushed)", 1, |_| {
         let added = fixture.pool.image_add(&image, |dir| {
@@ -43,7 +44,7 @@ fn costs() {
         added.unwrap().keep();
     });
     let volumes = measure("create a volume", ROUNDS, |_| keep(fixture.pool.volume_create(Some(&image))));
-    measure("  its root as a value", ROUNDS, |n| fixture.pool.volume_root(&volumes[n]).unwrap());
+    measure("  its root as a value", ROUNDS, |n| fixture.pool.volume_root(&volumes[n], None).unwrap());
     measure("  mounted", 20, |n| drop(fixture.mount(&volumes[n])));
     let change = |volume: &Volume| fs::write(fixture.mount(volume).path("file"), "x").unwrap();
     volumes.iter().for_each(change);

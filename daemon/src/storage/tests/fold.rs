@@ -7,14 +7,14 @@ use proptest::prelude::*;
 
 use super::super::driver::{Driver, Files};
 use super::super::overlay::Overlay;
-use super::super::{Activity, Error, LayerId, Snapshot};
+use super::super::{Activity, Error, Kind, LayerId, Snapshot};
 use super::model::{Change, apply, change, model, moving_change};
 use super::tree::capture;
 use super::{Fixture, cases, keep};
 
 /// Compares a chain with the same chain in which a run of layers is folded.
 fn check(fixture: &Fixture, snapshot: &Snapshot, run: std::ops::Range<usize>) {
-    let overlay = Overlay::open(fixture.dir.path()).unwrap();
+    let overlay = Overlay::open(fixture.directory()).unwrap();
     let folded = LayerId::fresh();
     overlay.layer_fold(folded, &snapshot.lowers[run.clone()], Files::Copy).unwrap();
     let mut lowers = snapshot.lowers.clone();
@@ -55,7 +55,7 @@ proptest! {
 }
 
 fn check_all_runs(layers: &[Vec<Change>]) {
-    let fixture = Fixture::new();
+    let fixture = Fixture::new(Kind::Overlay);
     let snapshot = chain(&fixture, layers);
     for start in 0..snapshot.lowers.len() {
         for end in start + 1..=snapshot.lowers.len() {
@@ -99,7 +99,7 @@ fn the_known_difficult_cases_fold() {
 
 #[test]
 fn what_cannot_be_folded_is_copied() {
-    let fixture = Fixture::folding_above(1);
+    let fixture = Fixture::folding_above(Kind::Overlay, 1);
     let image = fixture.image();
     let volume = keep(fixture.pool.volume_create(Some(&image)));
     let root = fixture.mount(&volume);
@@ -115,7 +115,7 @@ fn what_cannot_be_folded_is_copied() {
     drop(root);
     let first = keep(fixture.pool.snapshot_create(&volume, Activity::Stopped));
     fs::write(fixture.mount(&first.source).path("file"), "x").unwrap();
-    let overlay = Overlay::open(fixture.dir.path()).unwrap();
+    let overlay = Overlay::open(fixture.directory()).unwrap();
     let error = overlay.layer_fold(LayerId::fresh(), &[volume.upper], Files::Copy).unwrap_err();
     assert!(matches!(error, Error::Unfoldable { .. }), "{error}");
     let second = keep(fixture.pool.snapshot_create(&first.source, Activity::Stopped));

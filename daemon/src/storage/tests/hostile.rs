@@ -5,10 +5,16 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::Activity;
+use super::super::{Activity, Kind};
 use super::model::model;
 use super::tree::capture;
-use super::{Fixture, keep, references};
+use super::{Fixture, for_each_driver, keep, references};
+
+for_each_driver!(
+    a_running_copy_shows_the_same,
+    snapshots_succeed_while_the_volume_is_changed_by_force,
+    operations_at_once_do_not_disturb_each_other,
+);
 
 /// Everything that overlayfs notes in an upper layer: whiteouts, opaque and renamed directories, copied-up files,
 /// broken hard links.
@@ -23,9 +29,8 @@ fn stir(root: &Path) {
     symlink("/proc/self/mem", root.join("etc/mem")).unwrap();
 }
 
-#[test]
-fn a_running_copy_shows_the_same() {
-    let fixture = Fixture::new();
+fn a_running_copy_shows_the_same(kind: Kind) {
+    let fixture = Fixture::new(kind);
     let image = fixture.image();
     let volume = keep(fixture.pool.volume_create(Some(&image)));
     let root = fixture.mount(&volume);
@@ -45,9 +50,8 @@ fn a_running_copy_shows_the_same() {
     assert_eq!(capture(&root.path("")), expected);
 }
 
-#[test]
-fn snapshots_succeed_while_the_volume_is_changed_by_force() {
-    let fixture = Fixture::new();
+fn snapshots_succeed_while_the_volume_is_changed_by_force(kind: Kind) {
+    let fixture = Fixture::new(kind);
     let image = fixture.image();
     let volume = keep(fixture.pool.volume_create(Some(&image)));
     let root = fixture.mount(&volume);
@@ -84,9 +88,8 @@ fn snapshots_succeed_while_the_volume_is_changed_by_force() {
     assert_eq!(fixture.temporary(), Vec::<String>::new());
 }
 
-#[test]
-fn operations_at_once_do_not_disturb_each_other() {
-    let fixture = Fixture::new();
+fn operations_at_once_do_not_disturb_each_other(kind: Kind) {
+    let fixture = Fixture::new(kind);
     let image = fixture.image();
     std::thread::scope(|scope| {
         for thread in 0..4 {

@@ -3,12 +3,28 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use super::super::{Activity, Error, Object, Pool};
-use super::{Fixture, fingerprint, keep, list, references};
+use super::super::{Activity, Error, Kind, Object, Pool};
+use super::{Fixture, fingerprint, for_each_driver, keep, list, references};
 
-#[test]
-fn a_volume_shows_its_image_and_takes_changes() {
-    let fixture = Fixture::new();
+for_each_driver!(
+    a_volume_shows_its_image_and_takes_changes,
+    a_new_root_has_the_attributes_of_what_is_below,
+    an_empty_volume_is_empty_and_snapshots_like_any_other,
+    snapshots_stay_what_they_were_and_can_be_restored,
+    copies_are_independent,
+    what_is_not_kept_is_undone,
+    discarding_removes_exactly_what_nothing_needs,
+    nothing_under_way_is_swept,
+    what_a_killed_process_leaves_is_found,
+    a_failed_unpack_leaves_nothing,
+    an_image_is_unpacked_once,
+    values_survive_json,
+    no_pool_and_no_image_are_said_so,
+    a_deleted_pool_leaves_only_what_is_not_its_own,
+);
+
+fn a_volume_shows_its_image_and_takes_changes(kind: Kind) {
+    let fixture = Fixture::new(kind);
     let image = fixture.image();
     let volume = keep(fixture.pool.volume_create(Some(&image)));
     let other = keep(fixture.pool.volume_create(Some(&image)));
@@ -26,9 +42,8 @@ fn a_volume_shows_its_image_and_takes_changes() {
     assert_eq!(fs::read(fixture.pool.image_dir(&image).join("rootfs/etc/hostname")).unwrap(), b"image");
 }
 
-#[test]
-fn a_new_root_has_the_attributes_of_what_is_below() {
-    let fixture = Fixture::new();
+fn a_new_root_has_the_attributes_of_what_is_below(kind: Kind) {
+    let fixture = Fixture::new(kind);
     let image = fingerprint('b');
     let added = fixture.pool.image_add(&image, |dir| {
         let root = dir.join("rootfs");
@@ -43,9 +58,8 @@ fn a_new_root_has_the_attributes_of_what_is_below() {
     assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (7, 8, 0o1751));
 }
 
-#[test]
-fn an_empty_volume_is_empty_and_snapshots_like_any_other() {
-    let fixture = Fixture::new();
+fn an_empty_volume_is_empty_and_snapshots_like_any_other(kind: Kind) {
+    let fixture = Fixture::new(kind);
     let volume = keep(fixture.pool.volume_create(None));
     let root = fixture.mount(&volume);
     assert_eq!(fs::read_dir(root.path(".")).unwrap().count(), 0);
@@ -57,9 +71,8 @@ fn an_empty_volume_is_empty_and_snapshots_like_any_other() {
     assert_eq!(fixture.mount(&taken.source).read("file").as_deref(), Some("two"));
 }
 
-#[test]
-fn snapshots_stay_what_they_were_and_can_be_restored() {
-    let fixture = Fixture::new();
+fn snapshots_stay_what_they_were_and_can_be_restored(kind: Kind) {
+    let fixture = Fixture::new(kind);
     let image = fixture.image();
     let mut volume = keep(fixture.pool.volume_create(Some(&image)));
     let mut snapshots = Vec::new();
@@ -89,7 +102,7 @@ fn snapshots_stay_what_they_were_and_can_be_restored() {
 
 #[test]
 fn a_snapshot_of_what_did_not_change_adds_nothing() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::new(Kind::Overlay);
     let image = fixture.image();
     let volume = keep(fixture.pool.volume_create(Some(&image)));
     drop(fixture.mount(&volume));
@@ -102,14 +115,14 @@ fn a_snapshot_of_what_did_not_change_adds_nothing() {
     assert_eq!(taken.taken.lowers, [volume.upper], "the root's mode is a change, too");
 }
 
-#[test]
-fn copies_are_independent() {
-    let fixture = Fixture::new();
+fn copies_are_independent(kind: Kind) {
+    let fixture = Fixture::new(kind);
     let image = fixture.image();
     let volume = keep(fixture.pool.volume_create(Some(&image)));
     fs::write(fixture.mount(&volume).path("file"), "source").unwrap();
     let stopped = keep(fixture.pool.volume_copy(&volume, Activity::Stopped));
-    assert!(stopped.taken.lowers.contains(&volume.upper), "a stopped source's layers are shared");
+    let shares = stopped.taken.lowers.contains(&volume.upper);
+    assert_eq!(shares, fixture.pool.capabilities().stacked, "a stopped source's layers are shared where there are any");
     let root = fixture.mount(&stopped.source);
     fs::write(root.path("file"), "later").unwrap();
     let running = keep(fixture.pool.volume_copy(&stopped.source, Activity::Running));
@@ -121,9 +134,8 @@ fn copies_are_independent() {
     assert_eq!(root.read("file").as_deref(), Some("latest"));
 }
 
-#[test]
-fn what_is_not_kept_is_undone() {
-    let fixture = Fixture::new();
+fn what_is_not_kept_is_undone(kind: Kind) {
+    let fixture = Fixture::new(kind);
     let image = fixture.image();
     let volume = keep(fixture.pool.volume_create(Some(&image)));
     fs::write(fixture.mount(&volume).path("file"), "x").unwrap();
@@ -137,9 +149,8 @@ fn what_is_not_kept_is_undone() {
     assert_eq!(fixture.mount(&volume).read("file").as_deref(), Some("x"));
 }
 
-#[test]
-fn discarding_removes_exactly_what_nothing_needs() {
-    let fixture = Fixture::new();
+fn discarding_removes_exactly_what_nothing_needs(kind: Kind) {
+    let fixture = Fixture::new(kind);
     let image = fixture.image();
     let volume = keep(fixture.pool.volume_create(Some(&image)));
     fs::write(fixture.mount(&volume).path("file"), "x").unwrap();
@@ -147,7 +158,7 @@ fn discarding_removes_exactly_what_nothing_needs() {
     let survey = fixture.pool.survey();
     let needed = references(&[], &[&taken.taken], &[]);
     survey.discard(taken.source.objects(), &needed).unwrap().empty().unwrap();
-    assert_eq!(fixture.layers_on_disk(), [volume.upper.to_string()]);
+    assert_eq!(fixture.layers_on_disk(), [taken.taken.lowers[0].to_string()]);
     assert!(fixture.pool.has_image(&image).unwrap(), "the snapshot needs it, listed or not");
     survey.discard(taken.taken.objects(), &references(&[], &[], &[])).unwrap().empty().unwrap();
     assert_eq!(fixture.layers_on_disk(), Vec::<String>::new());
@@ -155,9 +166,8 @@ fn discarding_removes_exactly_what_nothing_needs() {
     assert_eq!(fixture.temporary(), Vec::<String>::new());
 }
 
-#[test]
-fn nothing_under_way_is_swept() {
-    let fixture = Fixture::new();
+fn nothing_under_way_is_swept(kind: Kind) {
+    let fixture = Fixture::new(kind);
     let image = fixture.image();
     let survey = fixture.pool.survey();
     let before_commit = references(&[], &[], &[]);
@@ -167,29 +177,27 @@ fn nothing_under_way_is_swept() {
     assert!(survey.sweep(&before_commit).unwrap().is_empty(), "committed after the inventory was read");
     drop(survey);
     assert_eq!(fixture.pool.survey().sweep(&before_commit).unwrap().len(), 2);
-    assert!(matches!(fixture.pool.volume_root(&volume), Err(Error::MissingImage { .. })));
+    assert!(matches!(fixture.pool.volume_root(&volume, None), Err(Error::MissingImage { .. })));
     assert!(matches!(fixture.pool.volume_copy(&volume, Activity::Stopped), Err(Error::MissingImage { .. })));
 }
 
-#[test]
-fn what_a_killed_process_leaves_is_found() {
-    let fixture = Fixture::new();
+fn what_a_killed_process_leaves_is_found(kind: Kind) {
+    let fixture = Fixture::new(kind);
     let image = fixture.image();
     let volume = keep(fixture.pool.volume_create(Some(&image)));
     std::mem::forget(fixture.pool.volume_create(Some(&image)).unwrap());
-    fs::create_dir_all(fixture.dir.path().join("tmp/half/diff")).unwrap();
-    fs::create_dir_all(fixture.dir.path().join("layers/not-a-layer")).unwrap();
-    let (pool, leftovers) = Pool::open(fixture.dir.path()).unwrap();
+    fs::create_dir_all(fixture.directory().join("tmp/half/diff")).unwrap();
+    fs::create_dir_all(fixture.directory().join("layers/not-a-layer")).unwrap();
+    let (pool, leftovers) = Pool::open(kind, fixture.directory()).unwrap();
     assert_eq!(leftovers.len(), 1);
     leftovers.empty().unwrap();
     pool.survey().sweep(&references(&[&volume], &[], &[])).unwrap().empty().unwrap();
-    assert_eq!(list(&fixture.dir.path().join("tmp")), Vec::<String>::new());
+    assert_eq!(list(&fixture.directory().join("tmp")), Vec::<String>::new());
     assert_eq!(fixture.layers_on_disk(), [volume.upper.to_string(), "not-a-layer".to_owned()]);
 }
 
-#[test]
-fn a_failed_unpack_leaves_nothing() {
-    let fixture = Fixture::new();
+fn a_failed_unpack_leaves_nothing(kind: Kind) {
+    let fixture = Fixture::new(kind);
     let image = fingerprint('c');
     let result = fixture.pool.image_add(&image, |dir| {
         fs::create_dir_all(dir.join("rootfs/deep/deeper"))?;
@@ -200,9 +208,8 @@ fn a_failed_unpack_leaves_nothing() {
     assert_eq!(fixture.temporary(), Vec::<String>::new());
 }
 
-#[test]
-fn an_image_is_unpacked_once() {
-    let fixture = Fixture::new();
+fn an_image_is_unpacked_once(kind: Kind) {
+    let fixture = Fixture::new(kind);
     let image = fixture.image();
     let again = fixture.pool.image_add(&image, |_| -> Result<(), super::TestError> { panic!("it is there already") });
     assert!(again.unwrap().keep().is_none());
@@ -210,7 +217,7 @@ fn an_image_is_unpacked_once() {
 
 #[test]
 fn chains_stay_short() {
-    let fixture = Fixture::folding_above(3);
+    let fixture = Fixture::folding_above(Kind::Overlay, 3);
     let image = fixture.image();
     let mut volume = keep(fixture.pool.volume_create(Some(&image)));
     let mut snapshots = Vec::new();
@@ -236,7 +243,7 @@ fn chains_stay_short() {
 
 #[test]
 fn usage_is_what_deleting_would_free() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::new(Kind::Overlay);
     let image = fixture.image();
     let volume = keep(fixture.pool.volume_create(Some(&image)));
     let root = fixture.mount(&volume);
@@ -258,9 +265,8 @@ fn usage_is_what_deleting_would_free() {
     assert!(resources.space_used < resources.space_total, "{resources:?}");
 }
 
-#[test]
-fn values_survive_json() {
-    let fixture = Fixture::new();
+fn values_survive_json(kind: Kind) {
+    let fixture = Fixture::new(kind);
     let image = fixture.image();
     let volume = keep(fixture.pool.volume_create(Some(&image)));
     let text = serde_json::to_string(&volume).unwrap();
@@ -270,19 +276,18 @@ fn values_survive_json() {
     assert_eq!(volume.objects(), [Object::Image(image), Object::Layer(volume.upper)]);
 }
 
-#[test]
-fn no_pool_and_no_image_are_said_so() {
-    let fixture = Fixture::new();
+fn no_pool_and_no_image_are_said_so(kind: Kind) {
+    let fixture = Fixture::new(kind);
     let absent = fingerprint('d');
     let error = fixture.pool.volume_create(Some(&absent)).unwrap_err();
     assert!(error.to_string().contains("does not hold image dddd"), "{error}");
-    let error = Pool::open(&fixture.dir.path().join("nowhere")).unwrap_err();
+    let error = Pool::open(kind, &fixture.directory().join("nowhere")).unwrap_err();
     assert!(error.to_string().starts_with("there is no storage pool in "), "{error}");
 }
 
 #[test]
 fn compacting_frees_what_was_overwritten() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::new(Kind::Overlay);
     let image = fixture.image();
     let mut volume = keep(fixture.pool.volume_create(Some(&image)));
     let mut snapshots = Vec::new();
@@ -310,12 +315,11 @@ fn compacting_frees_what_was_overwritten() {
     assert!(fixture.pool.volume_compact(&compact, &others).unwrap().is_none());
 }
 
-#[test]
-fn a_deleted_pool_leaves_only_what_is_not_its_own() {
-    let fixture = Fixture::new();
+fn a_deleted_pool_leaves_only_what_is_not_its_own(kind: Kind) {
+    let fixture = Fixture::new(kind);
     let image = fixture.image();
     keep(fixture.pool.volume_create(Some(&image)));
-    fs::write(fixture.dir.path().join("note"), "the administrator's").unwrap();
+    fs::write(fixture.directory().join("note"), "the administrator's").unwrap();
     fixture.pool.clone().delete().unwrap();
-    assert_eq!(list(fixture.dir.path()), ["note"]);
+    assert_eq!(list(fixture.directory()), ["note"]);
 }

@@ -1,5 +1,7 @@
-//! The pool on a real kernel: real overlay mounts, all of them detached, so the mount namespace never sees one.
-//! Needs root.
+//! The pool on a real kernel: real overlay mounts, all of them detached, so the mount namespace never sees one, and
+//! real btrfs on loop devices, in mount namespaces of the tests' own. Needs root.
+//!
+//! What every driver must do is a function of the driver's kind, and [`for_each_driver`] makes the tests of it.
 
 mod costs;
 mod fold;
@@ -7,6 +9,7 @@ mod hostile;
 mod lifecycle;
 mod model;
 mod space;
+mod subvolumes;
 mod tree;
 
 use std::fs;
@@ -14,29 +17,69 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use duet_container::rootfs::open_detached;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
+use super::backing::{self, Backing, Places};
 use super::overlay::Overlay;
-use super::{Fingerprint, Made, Pool, References, Result, RootSource, Snapshot, Volume};
+use super::{Fingerprint, Kind, Made, Pool, References, Result, RootSource, Snapshot, Volume};
 
-/// A pool in a directory of its own.
+/// Makes a test of each function for every driver: `overlay::name`, `btrfs::name`.
+macro_rules! for_each_driver {
+    ($($name:ident),+ $(,)?) => {
+        mod overlay {
+            $(#[test]
+            fn $name() {
+                super::$name($crate::storage::Kind::Overlay);
+            })+
+        }
+        mod btrfs {
+            $(#[test]
+            fn $name() {
+                super::$name($crate::storage::Kind::Btrfs);
+            })+
+        }
+    };
+}
+use for_each_driver;
+
+/// The size of a file for a pool.
+const FILE: u64 = 1 << 30;
+
+/// A pool of its own: in a directory, or on a loop device that is mounted for the test's thread (and what that spawns)
+/// alone.
 struct Fixture {
     pool: Pool,
-    dir: TempDir,
+    /// Ends after the pool.
+    _backing: backing::New,
+    _dir: TempDir,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    fn new(kind: Kind) -> Self {
         let dir = TempDir::new().unwrap();
-        let pool = Pool::create(dir.path()).unwrap();
-        Self { pool, dir }
+        if kind == Kind::Btrfs {
+            own_mounts();
+        }
+        let places = Places { directory: dir.path().join("pool"), file: dir.path().join("file") };
+        let backing = Backing::plan(kind, None, &places).unwrap().make(FILE, false).unwrap();
+        let pool = Pool::create(kind, backing.backing().directory()).unwrap();
+        Self { pool, _backing: backing, _dir: dir }
     }
 
-    /// A pool whose chains are folded above this length.
-    fn folding_above(fold_above: usize) -> Self {
-        let dir = TempDir::new().unwrap();
-        let overlay = Overlay::create(dir.path()).unwrap().folding_above(fold_above);
-        Self { pool: Pool::over(Box::new(overlay)), dir }
+    /// A pool whose chains, if it has any, are folded above this length.
+    fn folding_above(kind: Kind, fold_above: usize) -> Self {
+        let mut fixture = Self::new(kind);
+        if kind == Kind::Overlay {
+            let overlay = Overlay::create(fixture.directory()).unwrap().folding_above(fold_above);
+            fixture.pool = Pool::over(Box::new(overlay));
+        }
+        fixture
+    }
+
+    fn directory(&self) -> &Path {
+        self.pool.directory()
     }
 
     /// An image with a file or two of each kind that matters.
@@ -61,15 +104,15 @@ impl Fixture {
     }
 
     fn layers_on_disk(&self) -> Vec<String> {
-        list(&self.dir.path().join("layers"))
+        list(&self.directory().join("layers"))
     }
 
     fn temporary(&self) -> Vec<String> {
-        list(&self.dir.path().join("tmp"))
+        list(&self.directory().join("tmp"))
     }
 
     fn mount(&self, volume: &Volume) -> Mounted {
-        Mounted::new(&self.pool.volume_root(volume).unwrap())
+        Mounted::new(&self.pool.volume_root(volume, None).unwrap())
     }
 
     fn mount_snapshot(&self, snapshot: &Snapshot) -> Mounted {
@@ -91,6 +134,12 @@ impl From<std::io::Error> for TestError {
     fn from(error: std::io::Error) -> Self {
         Self(error.to_string())
     }
+}
+
+/// Gives the calling thread a mount namespace of its own.
+fn own_mounts() {
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
 }
 
 /// A detached mount; gone when dropped.

@@ -10,7 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, mknodat};
 
-use super::super::{Activity, Fingerprint, References, Snapshot, Volume};
+use super::super::{Activity, Fingerprint, Kind as Driver, References, Snapshot, Volume};
 use super::tree::{Kind, Node, Tree, capture};
 use super::{Fixture, Mounted, cases, keep};
 
@@ -248,8 +248,8 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
-        let fixture = Fixture::folding_above(3);
+    fn new(kind: Driver) -> Self {
+        let fixture = Fixture::folding_above(kind, 3);
         let image = fixture.image();
         let mut world = Self { fixture, image, volumes: Vec::new(), snapshots: Vec::new() };
         world.step(&Step::Create { from_image: true });
@@ -388,11 +388,25 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: cases(24), max_shrink_iters: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn volumes_and_snapshots_show_what_was_written(steps in vec(step(), 1..40)) {
-        let mut world = World::new();
-        for step in &steps {
-            world.step(step);
-            world.verify();
-        }
+    fn overlay_volumes_and_snapshots_show_what_was_written(steps in vec(step(), 1..40)) {
+        live(Driver::Overlay, &steps);
+    }
+}
+
+proptest! {
+    // Each step commits transactions to a loop device.
+    #![proptest_config(ProptestConfig { cases: cases(6), max_shrink_iters: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn btrfs_volumes_and_snapshots_show_what_was_written(steps in vec(step(), 1..40)) {
+        live(Driver::Btrfs, &steps);
+    }
+}
+
+fn live(kind: Driver, steps: &[Step]) {
+    let mut world = World::new(kind);
+    for step in steps {
+        world.step(step);
+        world.verify();
     }
 }

@@ -7,10 +7,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
-use super::super::{Activity, Error, Pool};
+use super::super::{Activity, Error, Kind, Pool};
 use super::{TestError, fingerprint, keep, list, references};
 
 /// Runs a test in a thread with a mount namespace of its own.
@@ -18,8 +17,7 @@ fn privately(test: impl FnOnce(&Path) + Send) {
     let dir = TempDir::new().unwrap();
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNS).unwrap();
-            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+            super::own_mounts();
             test(dir.path());
         });
         if let Err(panic) = thread.join() {
@@ -63,10 +61,10 @@ fn small_image(pool: &Pool) -> super::Fingerprint {
 /// Everything that needs room fails with the one sentence, leaves nothing, and works again when there is room.
 fn survives_a_full_filesystem(point: &Path) {
     let dir = point.join("pool");
-    let pool = Pool::create(&dir).unwrap();
+    let pool = Pool::create(Kind::Overlay, &dir).unwrap();
     let image = small_image(&pool);
     let volume = keep(pool.volume_create(Some(&image)));
-    let root = super::Mounted::new(&pool.volume_root(&volume).unwrap());
+    let root = super::Mounted::new(&pool.volume_root(&volume, None).unwrap());
     let total = pool.resources().unwrap().space_total;
     fs::write(root.path("big"), vec![1; usize::try_from(total).unwrap() * 6 / 10]).unwrap();
     let before = list(&dir.join("layers"));
@@ -100,7 +98,7 @@ fn a_full_ext4_leaves_nothing_half_made() {
 fn running_out_of_inodes_leaves_nothing_half_made() {
     privately(|dir| {
         let dir = tmpfs(dir, "size=8m,nr_inodes=300").join("pool");
-        let pool = Pool::create(&dir).unwrap();
+        let pool = Pool::create(Kind::Overlay, &dir).unwrap();
         let image = small_image(&pool);
         let mut volumes = Vec::new();
         let error = loop {
@@ -123,11 +121,11 @@ fn running_out_of_inodes_leaves_nothing_half_made() {
 fn btrfs_shares_the_blocks_of_copied_layers() {
     privately(|dir| {
         let point = loop_mount(dir, "btrfs", 256 << 20);
-        let pool = Pool::create(&point.join("pool")).unwrap();
+        let pool = Pool::create(Kind::Overlay, &point.join("pool")).unwrap();
         assert!(pool.capabilities().shares_blocks);
         let image = small_image(&pool);
         let volume = keep(pool.volume_create(Some(&image)));
-        let root = super::Mounted::new(&pool.volume_root(&volume).unwrap());
+        let root = super::Mounted::new(&pool.volume_root(&volume, None).unwrap());
         fs::write(root.path("big"), vec![1; 40 << 20]).unwrap();
         pool.sync().unwrap();
         let before = pool.resources().unwrap().space_used;
@@ -155,7 +153,7 @@ fn xfs_and_ext4_hold_pools() {
             continue;
         }
         privately(|dir| {
-            let pool = Pool::create(&loop_mount(dir, kind, size)).unwrap();
+            let pool = Pool::create(Kind::Overlay, &loop_mount(dir, kind, size)).unwrap();
             keep(pool.volume_create(Some(&small_image(&pool))));
         });
     }
@@ -171,7 +169,7 @@ fn an_unsuitable_filesystem_is_refused_with_a_reason() {
         let options = ["lower", "upper", "work"].map(option).join(",");
         let point = dir.join("merged");
         mount(Some("overlay"), &point, Some("overlay"), MsFlags::empty(), Some(options.as_str())).unwrap();
-        let error = Pool::create(&point.join("pool")).unwrap_err();
+        let error = Pool::create(Kind::Overlay, &point.join("pool")).unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, Error::Unsuitable { .. }), "{text}");
         assert!(text.contains("the filesystem there is overlay"), "{text}");
@@ -183,7 +181,7 @@ fn an_unsuitable_filesystem_is_refused_with_a_reason() {
 /// 200 volumes cost the disk of one image, and none takes longer than a few directories take to make.
 #[test]
 fn many_volumes_cost_one_image() {
-    let fixture = super::Fixture::new();
+    let fixture = super::Fixture::new(Kind::Overlay);
     let image = fingerprint('9');
     let added = fixture.pool.image_add(&image, |dir| {
         fs::create_dir(dir.join("rootfs"))?;
@@ -206,6 +204,6 @@ fn many_volumes_cost_one_image() {
     let own: u64 = volumes.iter().map(|volume| fixture.pool.volume_usage(volume, &none).unwrap().own).sum();
     assert!(own <= 200 * 8192, "{own} bytes for 200 unchanged volumes");
     let disk =
-        duet_sys::tree::tree_size(std::os::fd::AsFd::as_fd(&fs::File::open(fixture.dir.path()).unwrap())).unwrap();
+        duet_sys::tree::tree_size(std::os::fd::AsFd::as_fd(&fs::File::open(fixture.directory()).unwrap())).unwrap();
     assert!(disk.bytes < (64 << 20) + 200 * 20_000, "{disk:?}");
 }
