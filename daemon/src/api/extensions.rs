@@ -80,6 +80,8 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "instance_file_head",
     "instances_nic_host_name",
     "instance_ready_state",
+    "storage_pool_source_wipe",
+    "storage_pool_loop_resize",
     "instances_state_total",
     "operations_get_query_all_projects",
     "metadata_configuration",

@@ -11,7 +11,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -173,7 +173,12 @@ impl Backing {
                 let file = OpenOptions::new().read(true).write(true).open(path);
                 let file = file.map_err(|e| failed(path, &e))?;
                 require_id(path, &file, *id)?;
-                let (fd, device) = loop_device::attach(&file).map_err(|e| failed(path, &e))?;
+                // Where something still uses the filesystem by a mount that nobody sees, there is one.
+                let present = loop_over(&file).map_err(|e| failed(path, &e))?;
+                let (fd, device) = match present {
+                    Some(present) => present,
+                    None => loop_device::attach(&file).map_err(|e| failed(path, &e))?,
+                };
                 // What is freed within is freed in the file.
                 (vec![("discard", Some("async"))], device, Some(fd))
             }
@@ -222,7 +227,9 @@ impl Backing {
             return Err(Error::Backing("a storage pool cannot be made smaller".into()));
         }
         file.set_len(size).map_err(failed)?;
-        let device = loop_over(&file).map_err(failed)?;
+        let Some((device, _)) = loop_over(&file).map_err(failed)? else {
+            return Err(Error::Backing(format!("{} is not in use as a disk", path.display())));
+        };
         loop_device::update_size(device).map_err(failed)?;
         btrfs::grow(directory::open(place)?).map_err(failed)
     }
@@ -356,15 +363,16 @@ fn find_device(path: &Path, id: Uuid) -> Result<PathBuf> {
     })
 }
 
-/// The loop device over a file.
-fn loop_over(file: &File) -> io::Result<std::os::fd::OwnedFd> {
+/// The loop device over a file, if there is one.
+fn loop_over(file: &File) -> io::Result<Option<(OwnedFd, PathBuf)>> {
     for entry in fs::read_dir("/sys/block")? {
         let name = entry?.file_name();
+        let path = Path::new("/dev").join(&name);
         if name.to_string_lossy().starts_with("loop")
-            && let Ok(Some(device)) = loop_device::open_over(&Path::new("/dev").join(&name), file)
+            && let Ok(Some(device)) = loop_device::open_over(&path, file)
         {
-            return Ok(device);
+            return Ok(Some((device, path)));
         }
     }
-    Err(io::Error::from_raw_os_error(libc::ENODEV))
+    Ok(None)
 }

@@ -1,7 +1,8 @@
 //! The system call filter: a short list of calls that concern the host as a whole and that no container may make.
 //!
 //! The list is the one that LXC denies by default: loading kernels and modules, opening files by handle (which walks
-//! out of a mount), and forced unmounts. Everything else is left to capabilities and namespaces, because a system
+//! out of a mount), and forced unmounts. Beside them, making subvolumes of btrfs, which any user may elsewhere: they
+//! would escape the size of the root disk and be in none of its snapshots. Everything else is left to capabilities and namespaces, because a system
 //! container runs whole distributions. Denied calls fail with an error number; the program lives on.
 //!
 //! The program is written by hand: it must cover each calling convention that the machine's kernel accepts (on x86-64
@@ -21,26 +22,38 @@ struct Convention {
     denied: &'static [u32],
     /// `umount2`.
     umount2: u32,
+    /// `ioctl`.
+    ioctl: u32,
 }
 
 #[cfg(target_arch = "x86_64")]
 const X32_BIT: u32 = 0x4000_0000;
+
+/// The requests of `linux/btrfs.h` that make subvolumes: BTRFS_IOC_SNAP_CREATE, BTRFS_IOC_SUBVOL_CREATE, and the second
+/// version of each.
+const SUBVOLUMES: [u32; 4] = [0x5000_9401, 0x5000_940e, 0x5000_9417, 0x5000_9418];
 
 /// Numbers from the kernel's `arch/x86/entry/syscalls/syscall_{64,32}.tbl`, in the order init_module, delete_module,
 /// finit_module, kexec_load, kexec_file_load (not on i386), open_by_handle_at.
 #[cfg(target_arch = "x86_64")]
 const CONVENTIONS: [Convention; 3] = [
     // x32 comes first: it shares its architecture with x86-64 and is told apart by the bit in the number.
-    Convention { arch: 0xC000_003E, offset: X32_BIT, denied: &[175, 176, 313, 528, 320, 304], umount2: 166 },
-    Convention { arch: 0xC000_003E, offset: 0, denied: &[175, 176, 313, 246, 320, 304], umount2: 166 },
-    Convention { arch: 0x4000_0003, offset: 0, denied: &[128, 129, 350, 283, 342], umount2: 52 },
+    Convention {
+        arch: 0xC000_003E,
+        offset: X32_BIT,
+        denied: &[175, 176, 313, 528, 320, 304],
+        umount2: 166,
+        ioctl: 514,
+    },
+    Convention { arch: 0xC000_003E, offset: 0, denied: &[175, 176, 313, 246, 320, 304], umount2: 166, ioctl: 16 },
+    Convention { arch: 0x4000_0003, offset: 0, denied: &[128, 129, 350, 283, 342], umount2: 52, ioctl: 54 },
 ];
 
 /// Numbers from the kernel's `include/uapi/asm-generic/unistd.h` and `arch/arm/tools/syscall.tbl`, in the same order.
 #[cfg(target_arch = "aarch64")]
 const CONVENTIONS: [Convention; 2] = [
-    Convention { arch: 0xC000_00B7, offset: 0, denied: &[105, 106, 273, 104, 294, 265], umount2: 39 },
-    Convention { arch: 0x4000_0028, offset: 0, denied: &[128, 129, 379, 347, 401, 371], umount2: 52 },
+    Convention { arch: 0xC000_00B7, offset: 0, denied: &[105, 106, 273, 104, 294, 265], umount2: 39, ioctl: 29 },
+    Convention { arch: 0x4000_0028, offset: 0, denied: &[128, 129, 379, 347, 401, 371], umount2: 52, ioctl: 54 },
 ];
 
 // Offsets in struct seccomp_data (seccomp(2)).
@@ -98,10 +111,18 @@ fn body(convention: &Convention) -> Vec<Instruction> {
         program.push(statement(RETURN, errno(libc::EPERM)));
     }
     // A forced unmount of a network filesystem breaks it for the host and all other containers.
-    program.push(jump(JUMP_EQUAL, convention.umount2 + convention.offset, 0, 3));
+    program.push(jump(JUMP_EQUAL, convention.umount2 + convention.offset, 0, 4));
     program.push(statement(LOAD, ARG1));
     program.push(jump(JUMP_SET, libc::MNT_FORCE as u32, 0, 1));
     program.push(statement(RETURN, errno(libc::EACCES)));
+    program.push(statement(RETURN, ALLOW));
+    let subvolumes = 2 * SUBVOLUMES.len() as u8;
+    program.push(jump(JUMP_EQUAL, convention.ioctl + convention.offset, 0, 1 + subvolumes));
+    program.push(statement(LOAD, ARG1));
+    for request in SUBVOLUMES {
+        program.push(jump(JUMP_EQUAL, request, 0, 1));
+        program.push(statement(RETURN, errno(libc::EPERM)));
+    }
     program.push(statement(RETURN, ALLOW));
     program
 }
@@ -148,6 +169,11 @@ mod tests {
             assert_eq!(run(&program, convention.arch, umount, 1), errno(libc::EACCES));
             assert_eq!(run(&program, convention.arch, umount, 3), errno(libc::EACCES));
             assert_eq!(run(&program, convention.arch, umount, 2), ALLOW);
+            let ioctl = convention.ioctl + convention.offset;
+            for request in SUBVOLUMES {
+                assert_eq!(run(&program, convention.arch, ioctl, request), errno(libc::EPERM));
+                assert_eq!(run(&program, convention.arch, ioctl, request ^ 0x200), ALLOW);
+            }
         }
     }
 
