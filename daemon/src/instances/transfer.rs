@@ -89,14 +89,16 @@ async fn fill(to: &Pool, root: RootSource, objects: &mut Vec<Object>) -> Result<
 
 fn copy_files(source: &OwnedFd, target: &OwnedFd) -> std::result::Result<(), tree::TreeError> {
     let failed = |action| move |source| tree::TreeError::Io { action, path: std::path::PathBuf::new(), source };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // A mount's own descriptor can only be looked up from.
+    let target = openat(target, ".", flags, Mode::empty()).map_err(failed("open it"))?;
     // Beside the files, since hard links are made from there.
     let links = format!(".duet-{}", Uuid::new_v4());
-    mkdirat(target, &links, Mode::RWXU).map_err(failed("make a directory"))?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = openat(target, &links, flags, Mode::empty()).map_err(failed("open a directory"))?;
+    mkdirat(&target, &links, Mode::RWXU).map_err(failed("make a directory"))?;
+    let opened = openat(&target, &links, flags, Mode::empty()).map_err(failed("open a directory"))?;
     tree::copy_tree(source.as_fd(), target.as_fd(), opened.as_fd(), |_| true)?;
     tree::remove_contents(opened.as_fd())?;
-    unlinkat(target, &links, AtFlags::REMOVEDIR).map_err(failed("remove a directory"))?;
+    unlinkat(&target, &links, AtFlags::REMOVEDIR).map_err(failed("remove a directory"))?;
     // Removing that was a change of the root.
     let stat = fstat(source).map_err(failed("look at it"))?;
     let time = |tv_sec: i64, tv_nsec: u64| Timespec { tv_sec, tv_nsec: tv_nsec as _ };
@@ -104,5 +106,5 @@ fn copy_files(source: &OwnedFd, target: &OwnedFd) -> std::result::Result<(), tre
         last_access: time(stat.st_atime, stat.st_atime_nsec),
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     };
-    futimens(target, &times).map_err(failed("set times of it"))
+    futimens(&target, &times).map_err(failed("set times of it"))
 }

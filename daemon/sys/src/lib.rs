@@ -12,6 +12,7 @@ pub mod memory;
 pub mod mount;
 pub mod notify;
 pub mod process;
+pub mod project_quota;
 pub mod pty;
 pub mod seccomp;
 pub mod socket;

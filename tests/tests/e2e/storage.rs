@@ -212,9 +212,9 @@ fn a_pool_on_a_file_survives_the_daemon_and_grows() {
     let pid = host.init_pid("c1");
     for kill in [true, false] {
         if kill {
-            host.kill_daemon()
+            host.kill_daemon();
         } else {
-            host.stop_daemon()
+            host.stop_daemon();
         }
         host.start_daemon();
         assert_eq!(host.init_pid("c1"), pid);
@@ -253,7 +253,7 @@ fn a_pool_that_cannot_be_used_says_so() {
         host.get("/1.0/warnings?recursion=1").to_string().contains("Storage pool unavailable").then_some(())
     });
     // What is elsewhere goes on.
-    host.ok("profile device set default root pool=default");
+    host.ok("create busybox c2 --storage default");
     host.stop_daemon();
     std::fs::rename(&aside, &file).unwrap();
     host.start_daemon();
@@ -311,4 +311,35 @@ fn a_pool_that_was_not_finished_is_taken_away() {
     assert!(!host.state().join("disks/orphan.img").exists());
     assert!(!host.state().join("storage-pools/orphan").exists());
     assert_eq!(host.get("/1.0/storage-pools/half")["status"], "Created");
+}
+
+#[test]
+fn a_copy_can_be_in_another_pool() {
+    let host = Host::on("btrfs");
+    host.ok("launch busybox c1");
+    host.inside("c1", "mkdir /d; echo one >/d/file; ln /d/file /d/same; mkfifo /d/fifo; chmod 1751 /d; sync");
+    host.ok("snapshot create c1 first");
+    host.inside("c1", "echo two >/d/file; rm -r /etc/init.d 2>/dev/null; sync");
+    // Of what runs, what is stopped, and a snapshot; there and back.
+    host.ok("copy c1 c2 --storage default");
+    host.ok("stop --force c1");
+    host.ok("copy c1 c3 --storage default --instance-only");
+    host.ok("copy c1/first c4 --storage default");
+    host.ok("copy c2 c5 --storage btrfs");
+    let look = "cat /d/file; stat -c '%a %h' /d/file /d; test -p /d/fifo && stat -c %u:%g /bin/busybox /root";
+    let mut shown = Vec::new();
+    for name in ["c2", "c3", "c4", "c5"] {
+        let pool = if name == "c5" { "btrfs" } else { "default" };
+        assert_eq!(host.get(&format!("/1.0/instances/{name}"))["expanded_devices"]["root"]["pool"], pool);
+        host.ok(&format!("start {name}"));
+        shown.push(host.inside(name, look));
+    }
+    assert!(shown[0].starts_with("two") && shown[2].starts_with("one"), "{shown:?}");
+    assert_eq!((&shown[1], &shown[3]), (&shown[0], &shown[0]));
+    for name in ["c2", "c5"] {
+        host.ok(&format!("snapshot restore {name} first"));
+        assert_eq!(host.inside(name, look), shown[2]);
+    }
+    assert_eq!(host.get("/1.0/instances/c3/snapshots"), json!([]));
+    host.fails("copy c1 c6 --storage nowhere", "nowhere");
 }

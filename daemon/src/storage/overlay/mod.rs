@@ -10,6 +10,8 @@
 //!
 //! The four directories are closed to all but root: in them lie images' set-user-ID programs, owned by the host's root.
 //!
+//! Sizes are limits of projects: see [`projects`].
+//!
 //! Facts about overlayfs that the driver stands on (kernel: Documentation/filesystems/overlayfs.rst):
 //!
 //! - The merged root's owner, mode and attributes are the *upper* root's, so a new layer's root takes those of what is
@@ -24,6 +26,7 @@
 
 mod fold;
 mod probe;
+mod projects;
 
 use std::ffi::CString;
 use std::fs;
@@ -60,6 +63,8 @@ pub(super) struct Overlay {
     layers: OwnedFd,
     tmp: OwnedFd,
     reflink: bool,
+    /// Whether layers can be limited.
+    projects: bool,
     fold_above: usize,
 }
 
@@ -101,8 +106,10 @@ impl Overlay {
             tmp: open("tmp")?,
             directory,
             reflink: false,
+            projects: false,
             fold_above: FOLD_ABOVE,
         };
+        pool.projects = projects::why_not(pool.layers.as_fd()).is_none();
         pool.reflink = match pool.try_reflink().map_err(|error| error.in_pool(&pool.directory)) {
             // A full pool is opened all the same: else nothing could be deleted from it. The next opening knows.
             Err(Error::NoSpace { .. }) => false,
@@ -123,6 +130,13 @@ impl Overlay {
 
     fn diff_dir(&self, layer: LayerId) -> PathBuf {
         self.layer_dir(layer).join("diff")
+    }
+
+    fn open_layer(&self, layer: LayerId) -> Result<OwnedFd> {
+        match openat(&self.layers, layer.to_string(), DIRECTORY, Mode::empty()) {
+            Err(Errno::NOENT) => Err(Error::MissingLayer { pool: self.directory.clone(), layer }),
+            opened => opened.map_err(Error::io("open", self.layer_dir(layer))),
+        }
     }
 
     fn open_diff(&self, layer: LayerId) -> Result<OwnedFd> {
@@ -156,9 +170,14 @@ impl Overlay {
     fn make_layer(
         &self,
         layer: LayerId,
+        files: Files,
         fill: impl FnOnce(BorrowedFd<'_>, &dyn Fn() -> Result<OwnedFd>) -> Result<()>,
     ) -> Result<()> {
         let temporary = Temporary::create(self)?;
+        // What is in another layer's project cannot be linked into this one's.
+        if self.projects && files == Files::Copy {
+            projects::begin(temporary.fd.as_fd()).map_err(|e| Error::io("count", temporary.path())(errno(&e)))?;
+        }
         let diff = temporary.subdirectory("diff")?;
         temporary.subdirectory("work")?;
         fill(diff.as_fd(), &|| temporary.subdirectory("links"))?;
@@ -232,7 +251,7 @@ impl Driver for Overlay {
 
     fn layer_create(&self, layer: LayerId, below: Below<'_>) -> Result<()> {
         let below = self.open_below(below)?;
-        self.make_layer(layer, |diff, _| match below {
+        self.make_layer(layer, Files::Copy, |diff, _| match below {
             Some(below) => copy_root(below.as_fd(), diff).map_err(Error::io("set attributes of", self.diff_dir(layer))),
             None => fchmod(diff, Mode::from_raw_mode(0o755)).map_err(Error::io("set mode of", self.diff_dir(layer))),
         })
@@ -240,7 +259,7 @@ impl Driver for Overlay {
 
     fn layer_copy(&self, layer: LayerId, from: LayerId, _: Purpose) -> Result<()> {
         let source = self.open_diff(from)?;
-        self.make_layer(layer, |diff, links| {
+        self.make_layer(layer, Files::Copy, |diff, links| {
             tree::copy_tree(source.as_fd(), diff, links()?.as_fd(), |name| !is_mount_identity(name))
                 .map_err(Error::tree("copy", self.diff_dir(from)))?;
             Ok(())
@@ -249,7 +268,7 @@ impl Driver for Overlay {
 
     fn layer_fold(&self, layer: LayerId, layers: &[LayerId], files: Files) -> Result<()> {
         let sources = layers.iter().map(|&id| Ok((id, self.open_diff(id)?))).collect::<Result<Vec<_>>>()?;
-        self.make_layer(layer, |diff, links| fold::fold(&sources, files, diff, links()?.as_fd()))
+        self.make_layer(layer, files, |diff, links| fold::fold(&sources, files, diff, links()?.as_fd()))
     }
 
     fn layer_is_unchanged(&self, layer: LayerId, below: Below<'_>) -> Result<bool> {
@@ -268,17 +287,31 @@ impl Driver for Overlay {
     }
 
     fn quota(&self) -> Result<()> {
-        Err(Error::NoQuota {
-            pool: self.directory.clone(),
-            reason: "overlay layers are not limited on this filesystem",
-        })
+        match projects::why_not(self.layers.as_fd()) {
+            None if self.projects => Ok(()),
+            why => {
+                let reason = why.unwrap_or("project quotas were turned on meanwhile; restart the daemon");
+                Err(Error::NoQuota { pool: self.directory.clone(), reason })
+            }
+        }
     }
 
-    fn limit(&self, _: LayerId, bytes: Option<u64>) -> Result<()> {
-        bytes.map_or(Ok(()), |_| self.quota())
+    fn limit(&self, layer: LayerId, bytes: Option<u64>) -> Result<()> {
+        if !self.projects {
+            return bytes.map_or(Ok(()), |_| self.quota());
+        }
+        let directory = self.open_layer(layer)?;
+        projects::limit(directory.as_fd(), bytes).map_err(Error::tree("limit", self.layer_dir(layer)))
     }
 
     fn counted(&self, layer: LayerId) -> Result<u64> {
+        if self.projects {
+            let directory = self.open_layer(layer)?;
+            let counted = projects::counted(directory.as_fd()).map_err(Error::io("measure", self.layer_dir(layer)))?;
+            if let Some(bytes) = counted {
+                return Ok(bytes);
+            }
+        }
         self.size(&Object::Layer(layer))
     }
 

@@ -14,6 +14,7 @@ mod copy;
 mod data;
 mod entry;
 mod meta;
+mod project;
 mod remove;
 mod size;
 mod stack;
@@ -29,6 +30,7 @@ use rustix::io::Errno;
 pub use copy::{Copied, copy_tree};
 pub use entry::{EntryCopier, EntryOutcome, StepError};
 pub use meta::{copy_xattrs, get_xattr, list_xattrs};
+pub use project::set_project;
 pub use remove::{remove_contents, remove_tree};
 pub use size::{TreeSize, tree_size};
 
