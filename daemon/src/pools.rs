@@ -179,14 +179,18 @@ pub async fn create(app: &App, name: &str, driver: &str, description: String, mu
     let made = blocking(move || {
         let new = backing.make(bytes, wipe)?;
         let pool = Pool::create(kind, new.backing().directory())?;
-        if limited {
-            pool.quota()?;
+        if limited && let Err(error) = pool.quota() {
+            pool.abandon();
+            return Err(error);
         }
-        Ok::<_, storage::Error>((new, pool))
+        Ok((new, pool))
     });
     let (new, pool) = made.await.map_err(|e| Error::invalid(e.message))?;
     let row = PoolRow { name: name.to_owned(), driver: driver.to_owned(), description, config };
-    app.inventory.write(move |tx| row.insert(tx)).await?;
+    if let Err(error) = app.inventory.write(move |tx| row.insert(tx)).await {
+        pool.abandon();
+        return Err(error.into());
+    }
     new.keep();
     app.pools.put(name, pool);
     Ok(())

@@ -268,6 +268,13 @@ impl Pool {
         volume.lowers.iter().map(|layer| self.0.frozen_size(&Object::Layer(*layer))).sum()
     }
 
+    /// Removes what [`Pool::create`] made, unless there is something in it.
+    pub fn abandon(self) {
+        if let Err(error) = self.0.driver.remove() {
+            tracing::warn!(%error, "a storage pool's empty directories stay behind");
+        }
+    }
+
     /// How the runtime mounts a volume, which is limited to so many bytes from then on. Fails when any of its layers is
     /// missing.
     pub fn volume_root(&self, volume: &Volume, size: Option<u64>) -> Result<RootSource> {

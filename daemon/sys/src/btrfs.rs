@@ -87,6 +87,15 @@ struct QuotaArgs {
     status: u64,
 }
 
+/// `struct btrfs_ioctl_quota_rescan_args`.
+#[repr(C)]
+#[derive(Default)]
+struct RescanArgs {
+    flags: u64,
+    progress: u64,
+    reserved: [u64; 6],
+}
+
 /// `struct btrfs_ioctl_qgroup_create_args`.
 #[repr(C)]
 struct GroupArgs {
@@ -127,6 +136,7 @@ const FS_INFO: u32 = ioctl::request(READ, MAGIC, 31, size_of::<InfoArgs>());
 const QUOTA_CTL: u32 = ioctl::request(READ | WRITE, MAGIC, 40, size_of::<QuotaArgs>());
 const QGROUP_CREATE: u32 = ioctl::request(WRITE, MAGIC, 42, size_of::<GroupArgs>());
 const QGROUP_LIMIT: u32 = ioctl::request(READ, MAGIC, 43, size_of::<LimitArgs>());
+const QUOTA_RESCAN: u32 = ioctl::request(WRITE, MAGIC, 44, size_of::<RescanArgs>());
 const QUOTA_RESCAN_WAIT: u32 = ioctl::request(0, MAGIC, 46, 0);
 
 const _: () = assert!(size_of::<VolArgs>() == 4096 && size_of::<VolArgs2>() == 4096);
@@ -327,6 +337,15 @@ pub fn enable_quotas(fd: impl AsFd) -> io::Result<()> {
     unsafe { ioctl::with(&fd, QUOTA_CTL, &mut args) }?;
     // SAFETY: this request takes no argument.
     unsafe { ioctl::with_number(fd, QUOTA_RESCAN_WAIT, 0) }.map(drop)
+}
+
+/// Has the kernel count anew, in the background, what it has lost count of.
+///
+/// # Errors
+/// `EINPROGRESS` where it does already, `ENOTCONN` where quota groups are off.
+pub fn recount(fd: impl AsFd) -> io::Result<()> {
+    // SAFETY: the request takes a btrfs_ioctl_quota_rescan_args.
+    unsafe { ioctl::with(fd, QUOTA_RESCAN, &mut RescanArgs::default()) }.map(drop)
 }
 
 /// Limits how many bytes a subvolume may refer to, those that it shares with others included; `None` for no limit. A

@@ -326,7 +326,8 @@ fn a_copy_can_be_in_another_pool() {
     host.ok("copy c1 c3 --storage default --instance-only");
     host.ok("copy c1/first c4 --storage default");
     host.ok("copy c2 c5 --storage btrfs");
-    let look = "cat /d/file; stat -c '%a %h' /d/file /d; test -p /d/fifo && stat -c %u:%g /bin/busybox /root";
+    let look =
+        "cat /d/file; stat -c '%a %h' /d/file; stat -c %a /d; test -p /d/fifo && stat -c %u:%g /bin/busybox /root";
     let mut shown = Vec::new();
     for name in ["c2", "c3", "c4", "c5"] {
         let pool = if name == "c5" { "btrfs" } else { "default" };

@@ -31,10 +31,16 @@ pub(super) struct Counted {
 }
 
 impl Groups {
-    /// Those of the filesystem that a file is on.
+    /// Those of the filesystem that a file is on. Where the kernel has lost count, which it does rather than hold the
+    /// filesystem up when a very large subvolume is freed, it counts anew.
     pub(super) fn of(fd: impl AsFd) -> io::Result<Self> {
-        let id = Uuid::from_bytes(btrfs::filesystem_id(fd)?);
+        let id = Uuid::from_bytes(btrfs::filesystem_id(&fd)?);
         let folder = PathBuf::from(format!("/sys/fs/btrfs/{id}/qgroups"));
+        if fs::read_to_string(folder.join("inconsistent")).is_ok_and(|text| text.trim() == "1")
+            && let Err(error) = btrfs::recount(fd)
+        {
+            tracing::debug!(%error, "quota groups are not counted anew");
+        }
         Ok(Self { folder, stale: Mutex::default() })
     }
 

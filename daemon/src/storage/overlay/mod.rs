@@ -182,6 +182,9 @@ impl Overlay {
         temporary.subdirectory("work")?;
         fill(diff.as_fd(), &|| temporary.subdirectory("links"))?;
         tree::remove_tree(temporary.fd.as_fd(), c"links").map_err(Error::tree("clean", temporary.path()))?;
+        if self.projects && files == Files::Link {
+            projects::adopt(temporary.fd.as_fd()).map_err(Error::tree("count", temporary.path()))?;
+        }
         let name = layer.to_string();
         renameat_with(&self.tmp, temporary.name(), &self.layers, &name, RenameFlags::NOREPLACE)
             .map_err(Error::io("create", self.layer_dir(layer)))?;

@@ -2,8 +2,8 @@
 //!
 //! A layer's directory is in its project before anything is in it, so that all that is made there counts, overlayfs' own
 //! work included. (Between directories of different projects nothing can be moved or linked, and overlayfs does both.)
-//! Layers from before quotas were turned on, and those whose files are links to other layers', are moved into a project
-//! when they are first limited.
+//! Layers whose files are links to other layers' are moved into a project when they are whole, and those from before
+//! quotas were turned on when they are first limited.
 //!
 //! The number of a project is the inode number of the layer's directory, unless somebody else has that one already.
 
@@ -40,16 +40,25 @@ pub(super) fn begin(layer: BorrowedFd<'_>) -> io::Result<()> {
     quota::set_project(layer, free(layer)?, true)
 }
 
+/// Moves a layer with all that is in it into a project without a limit, and gives its number.
+pub(super) fn adopt(layer: BorrowedFd<'_>) -> Result<u32, TreeError> {
+    let project = free(layer).map_err(failed)?;
+    tree::set_project(layer, project)?;
+    Ok(project)
+}
+
+fn failed(error: io::Error) -> TreeError {
+    TreeError::Io { action: "limit it", path: ".".into(), source: errno(&error) }
+}
+
 /// Limits a layer.
 pub(super) fn limit(layer: BorrowedFd<'_>, bytes: Option<u64>) -> Result<(), TreeError> {
-    let failed = |error: io::Error| TreeError::Io { action: "limit", path: ".".into(), source: errno(&error) };
     let mut project = quota::project(layer).map_err(failed)?;
     if project == 0 {
         if bytes.is_none() {
             return Ok(());
         }
-        project = free(layer).map_err(failed)?;
-        tree::set_project(layer, project)?;
+        project = adopt(layer)?;
     }
     let present = quota::counted(layer, project).map_err(failed)?.limit;
     // The kernel keeps them in KiB.

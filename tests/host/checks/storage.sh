@@ -1,0 +1,58 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2016 # what stands in single quotes is expanded in the host
+# Storage pools on filesystems that the machine which tests are built on has not: ext4 and xfs with project quotas. And
+# btrfs on another kernel.
+
+# The size of a root disk on each pool that can enforce one: made with it, full, too small, larger while it runs, kept by
+# a snapshot's restoration and by a copy.
+read -r -d '' sizes <<'END' || true
+need_image busybox
+duet create busybox sized --storage sized -d root,size=64MiB
+duet start sized
+written() { duet exec "$1" -- sh -c 'dd if=/dev/zero of=/ballast bs=1M count=100 conv=fsync 2>/dev/null; sync; stat -c %s /ballast'; }
+size=$(written sized)
+[ "$size" -gt 40000000 ] && [ "$size" -le 67108864 ] || { echo "$size bytes were written"; exit 1; }
+is 67108864 "$(duet query /1.0/instances/sized/state | jq .disk.root.total)" "the total"
+used=$(duet query /1.0/instances/sized/state | jq .disk.root.usage)
+[ "$used" -gt 40000000 ] && [ "$used" -le 67108864 ] || { echo "$used bytes are shown as used"; exit 1; }
+fails duet config device set sized root size=10MiB
+duet config device set sized root size=150MiB
+is 104857600 "$(written sized)" "what was written after the size had grown"
+duet exec sized -- rm /ballast
+duet snapshot create sized empty
+duet exec sized -- sh -c 'mkdir /d; echo a >/d/f; mv /d /e; ln /e/f /e/g; mv /bin/busybox /bin/other; /bin/other mv /bin/other /bin/busybox'
+duet snapshot restore sized empty
+duet copy sized copied -d root,size=30MiB
+duet start copied
+size=$(written copied)
+[ "$size" -le 31457280 ] || { echo "$size bytes were written in the copy"; exit 1; }
+duet stop --force sized
+duet snapshot create sized stopped
+duet start sized
+is 104857600 "$(written sized)" "what was written after a snapshot"
+duet delete --force sized copied
+duet storage delete sized
+END
+
+# on_disk FILESYSTEM MKFS-OPTIONS...: an overlay pool on a filesystem with project quotas.
+on_disk() {
+    printf 'modprobe %s; type mkfs.%s >/dev/null || skip "mkfs.%s is not installed"\n' "$1" "$1" "$1"
+    printf 'truncate -s 1G /var/tmp/sized; mkdir -p /mnt/sized\n%s /var/tmp/sized\n' "${*:2}"
+    printf 'mount -o loop,prjquota /var/tmp/sized /mnt/sized\ntrap "umount /mnt/sized; rm /var/tmp/sized" EXIT\n'
+    printf 'duet storage create sized overlay source=/mnt/sized\n%s\n' "$sizes"
+}
+
+check "overlay on ext4 enforces sizes by project quotas" < <(on_disk ext4 mkfs.ext4 -q -O project,quota -E quotatype=prjquota)
+
+check "overlay on xfs enforces sizes by project quotas" < <(on_disk xfs mkfs.xfs -q)
+
+check "overlay without project quotas says how to have them" <<'END'
+need_image busybox
+duet create busybox sized -d root,size=1GiB 2> /tmp/said && exit 1
+grep -q 'tune2fs -O project,quota' /tmp/said
+END
+
+check "btrfs on a file enforces sizes" < <(
+    printf 'type mkfs.btrfs >/dev/null || skip "mkfs.btrfs is not installed"\nduet storage create sized btrfs size=1GiB\n%s\n' "$sizes"
+    printf 'is "" "$(losetup --list --noheadings)" "what is left of loop devices"\n'
+)
