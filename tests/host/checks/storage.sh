@@ -20,7 +20,7 @@ duet config device set sized root size=150MiB
 is 104857600 "$(written sized)" "what was written after the size had grown"
 duet exec sized -- rm /ballast
 duet snapshot create sized empty
-duet exec sized -- sh -c 'mkdir /d; echo a >/d/f; mv /d /e; ln /e/f /e/g; mv /bin/busybox /bin/other; /bin/other mv /bin/other /bin/busybox'
+duet exec sized -- sh -c 'mkdir /d; echo a >/d/f; mv /d /e; ln /e/f /e/g; echo b >>/etc/passwd; mv /etc /d; mv /d /etc'
 duet snapshot restore sized empty
 duet copy sized copied -d root,size=30MiB
 duet start copied
@@ -38,7 +38,7 @@ END
 on_disk() {
     printf 'modprobe %s; type mkfs.%s >/dev/null || skip "mkfs.%s is not installed"\n' "$1" "$1" "$1"
     printf 'truncate -s 1G /var/tmp/sized; mkdir -p /mnt/sized\n%s /var/tmp/sized\n' "${*:2}"
-    printf 'mount -o loop,prjquota /var/tmp/sized /mnt/sized\ntrap "umount /mnt/sized; rm /var/tmp/sized" EXIT\n'
+    printf 'mount -o loop,prjquota /var/tmp/sized /mnt/sized\ntrap "duet delete --force sized copied 2>/dev/null || true; duet storage delete sized 2>/dev/null || true; umount /mnt/sized; rm /var/tmp/sized" EXIT\n'
     printf 'duet storage create sized overlay source=/mnt/sized\n%s\n' "$sizes"
 }
 
