@@ -3,8 +3,7 @@
 //! Names that begin with `heavy_` are whole Debian systems or hundreds of instances; `.config/nextest.toml` runs them
 //! one at a time.
 
-/// Makes a test of each function for every storage driver: `overlay::name`, `btrfs::name`. Those of ZFS need its kernel
-/// module, which machines like the one that tests are built on have not: `tests/host` has it.
+/// Makes a test of each function for every storage driver: `overlay::name`, `btrfs::name`.
 macro_rules! for_each_driver {
     ($($name:ident),+ $(,)?) => {
         mod overlay {
