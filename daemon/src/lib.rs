@@ -4,8 +4,8 @@
 //! `storage` and `network` and the crate `duet_container`, which know nothing of HTTP, SQL or each other.
 
 pub mod api;
-pub mod apparmor;
 pub mod app;
+pub mod apparmor;
 pub mod config;
 pub mod error;
 pub mod events;

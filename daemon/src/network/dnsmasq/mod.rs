@@ -38,9 +38,7 @@ pub(super) use self::{
     process::Running,
     render::render,
 };
-use super::{
-    error::{Error, Result},
-};
+use super::error::{Error, Result};
 use crate::program::{Program, complaint};
 
 /// The DHCP and DNS server.
