@@ -27,6 +27,7 @@ check() {
 }
 
 report() { # report NAME STATUS OUTPUT STARTED
+    printf '%s\t%s\t%s\t%s\n' "$(basename "${file:-}" .sh)" "$2" "$1" "${3##*$'\n'}" >> "$results"
     case $2 in
         0) passed=$((passed + 1)); printf 'passed   %s (%s s)\n' "$1" "$((SECONDS - $4))" ;;
         77) skipped=$((skipped + 1)); printf 'skipped  %s: %s\n' "$1" "${3##*$'\n'}" ;;
@@ -54,6 +55,8 @@ trap end_host EXIT
 start_host 'file:%s/console.log'
 install_duet || { keep_logs; fail "Duet could not be installed in the test host."; }
 step "Checks"
+results=$target/host-results-${HOST_SUITE:-trixie}.tsv
+: > "$results"
 for file in "$top"/tests/host/checks/${T:-*}.sh; do
     # shellcheck source=/dev/null
     source "$file"

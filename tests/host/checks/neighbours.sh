@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034
-# ufw and Docker on the same host: instances get addresses and names and reach the world, or the doctor and a warning
-# name the rule in the way and `duet doctor --fix` mends it, for good.
+# Beside ufw and Docker instances are reached, or the doctor and a warning name the rule in the way.
+# And `duet doctor --fix` mends it, for good.
 
 CHECK_SECONDS=400
 

@@ -1,7 +1,6 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2016 # what stands in single quotes is expanded in the host
-# Storage pools on filesystems that the machine which tests are built on has not: ext4 and xfs with project quotas. And
-# btrfs on another kernel.
+# Storage pools on ext4 and xfs with project quotas, and on btrfs.
 
 # The size of a root disk on each pool that can enforce one: made with it, full, too small, larger while it runs, kept by
 # a snapshot's restoration and by a copy.
