@@ -8,6 +8,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::{Pid, Resource};
 use rustix::thread::{CapabilitySet, Gid, Uid};
 
+use crate::confine::seccomp::Subvolumes;
 use crate::confine::{capabilities, seccomp};
 use crate::spec::{ContainerSpec, Rlimit};
 use crate::step::{Step, StepError};
@@ -35,31 +36,45 @@ pub(crate) fn join_cgroups(tasks: &[OwnedFd]) -> Result<(), StepError> {
     Ok(())
 }
 
-/// Gives up for good what no process of the container may have: capabilities and denied system calls. Needs the full
-/// capabilities of the container's user namespace, so it comes before a change of user.
-pub(crate) fn confine(dropped: CapabilitySet) -> Result<(), StepError> {
-    for capability in dropped.iter() {
-        match rustix::thread::remove_capability_from_bounding_set(capability) {
-            // EINVAL: an older kernel that has no such capability to give up.
-            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
-            Err(error) => return Err(error).step("drop capabilities"),
-        }
-    }
-    duet_sys::seccomp::install(&seccomp::filter()).step("install the system call filter")
+/// What processes of a container give up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Confinement {
+    capabilities: CapabilitySet,
+    subvolumes: Subvolumes,
 }
 
-/// The capabilities that processes of a container lose: those that all lose, and those that its specification names.
-///
-/// An unprivileged container with a policy namespace of its own keeps the one to load profiles, which the kernel then
-/// grants for that namespace alone (`aa_policy_admin_capable` in security/apparmor/policy.c).
-pub(crate) fn dropped_capabilities(spec: &ContainerSpec) -> CapabilitySet {
-    let own_policy = spec.idmap.is_some() && spec.apparmor.as_ref().is_some_and(|label| label.contains("//&"));
-    let always = if own_policy {
-        capabilities::ALWAYS_DROPPED.difference(CapabilitySet::MAC_ADMIN)
-    } else {
-        capabilities::ALWAYS_DROPPED
-    };
-    spec.drop_capabilities.iter().filter_map(|name| capabilities::capability_by_name(name)).fold(always, |a, b| a | b)
+impl Confinement {
+    /// The capabilities that all lose and those that the specification names, and the system calls that are filtered.
+    ///
+    /// An unprivileged container with a policy namespace of its own keeps the capability to load profiles, which the
+    /// kernel then grants for that namespace alone (`aa_policy_admin_capable` in security/apparmor/policy.c). One that
+    /// runs containers makes subvolumes for them.
+    pub fn of(spec: &ContainerSpec) -> Self {
+        let own_policy = spec.idmap.is_some() && spec.apparmor.as_ref().is_some_and(|label| label.contains("//&"));
+        let always = if own_policy {
+            capabilities::ALWAYS_DROPPED.difference(CapabilitySet::MAC_ADMIN)
+        } else {
+            capabilities::ALWAYS_DROPPED
+        };
+        let named = spec.drop_capabilities.iter().filter_map(|name| capabilities::capability_by_name(name));
+        Self {
+            capabilities: named.fold(always, |a, b| a | b),
+            subvolumes: if spec.nesting { Subvolumes::Allowed } else { Subvolumes::Denied },
+        }
+    }
+
+    /// Gives it up for good. Needs the full capabilities of the container's user namespace, so it comes before a change
+    /// of user.
+    fn apply(self) -> Result<(), StepError> {
+        for capability in self.capabilities.iter() {
+            match rustix::thread::remove_capability_from_bounding_set(capability) {
+                // EINVAL: an older kernel that has no such capability to give up.
+                Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+                Err(error) => return Err(error).step("drop capabilities"),
+            }
+        }
+        duet_sys::seccomp::install(&seccomp::filter(self.subvolumes)).step("install the system call filter")
+    }
 }
 
 /// Leaves the host's key rings and becomes a user of the container. A kernel without keys is as good.

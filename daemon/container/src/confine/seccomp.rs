@@ -1,9 +1,9 @@
 //! The system call filter: a short list of calls that concern the host as a whole and that no container may make.
 //!
 //! The list is the one that LXC denies by default: loading kernels and modules, opening files by handle (which walks
-//! out of a mount), and forced unmounts. Beside them, making subvolumes of btrfs, which any user may elsewhere: they
-//! would escape the size of the root disk and be in none of its snapshots. Everything else is left to capabilities and namespaces, because a system
-//! container runs whole distributions. Denied calls fail with an error number; the program lives on.
+//! out of a mount), and forced unmounts. Beside them, except where containers are nested, making subvolumes of btrfs,
+//! which any user may elsewhere: they would escape the size of the root disk and be in none of its snapshots. Everything
+//! else is left to capabilities and namespaces, because a system container runs whole distributions. Denied calls fail with an error number; the program lives on.
 //!
 //! The program is written by hand: it must cover each calling convention that the machine's kernel accepts (on x86-64
 //! also those of i386 and x32, whose numbers differ), and must not kill what it does not know. It keeps to instructions
@@ -28,6 +28,15 @@ struct Convention {
 
 #[cfg(target_arch = "x86_64")]
 const X32_BIT: u32 = 0x4000_0000;
+
+/// Whether btrfs subvolumes can be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subvolumes {
+    /// They can.
+    Allowed,
+    /// They cannot.
+    Denied,
+}
 
 /// The requests of `linux/btrfs.h` that make subvolumes: BTRFS_IOC_SNAP_CREATE, BTRFS_IOC_SUBVOL_CREATE, and the second
 /// version of each.
@@ -81,10 +90,10 @@ const fn jump(code: u16, k: u32, jt: u8, jf: u8) -> Instruction {
 }
 
 /// The filter of every container on this kind of machine.
-pub fn filter() -> Vec<Instruction> {
+pub fn filter(subvolumes: Subvolumes) -> Vec<Instruction> {
     let mut program = Vec::new();
     for convention in &CONVENTIONS {
-        let body = body(convention);
+        let body = body(convention, subvolumes);
         // One more than the body: the load of the number, or the test of the x32 bit, that is skipped with it.
         program.push(statement(LOAD, ARCH));
         let len = u8::try_from(body.len()).expect("a handful of instructions");
@@ -104,7 +113,7 @@ pub fn filter() -> Vec<Instruction> {
 }
 
 /// Decides for one convention, with the call's number loaded; every path returns.
-fn body(convention: &Convention) -> Vec<Instruction> {
+fn body(convention: &Convention, subvolumes: Subvolumes) -> Vec<Instruction> {
     let mut program = Vec::new();
     for number in convention.denied {
         program.push(jump(JUMP_EQUAL, number + convention.offset, 0, 1));
@@ -116,12 +125,14 @@ fn body(convention: &Convention) -> Vec<Instruction> {
     program.push(jump(JUMP_SET, libc::MNT_FORCE as u32, 0, 1));
     program.push(statement(RETURN, errno(libc::EACCES)));
     program.push(statement(RETURN, ALLOW));
-    let subvolumes = 2 * SUBVOLUMES.len() as u8;
-    program.push(jump(JUMP_EQUAL, convention.ioctl + convention.offset, 0, 1 + subvolumes));
-    program.push(statement(LOAD, ARG1));
-    for request in SUBVOLUMES {
-        program.push(jump(JUMP_EQUAL, request, 0, 1));
-        program.push(statement(RETURN, errno(libc::EPERM)));
+    if subvolumes == Subvolumes::Denied {
+        let checks = 2 * SUBVOLUMES.len() as u8;
+        program.push(jump(JUMP_EQUAL, convention.ioctl + convention.offset, 0, 1 + checks));
+        program.push(statement(LOAD, ARG1));
+        for request in SUBVOLUMES {
+            program.push(jump(JUMP_EQUAL, request, 0, 1));
+            program.push(statement(RETURN, errno(libc::EPERM)));
+        }
     }
     program.push(statement(RETURN, ALLOW));
     program
@@ -158,7 +169,7 @@ mod tests {
 
     #[test]
     fn every_convention_denies_its_numbers_and_allows_the_rest() {
-        let program = filter();
+        let (program, open) = (filter(Subvolumes::Denied), filter(Subvolumes::Allowed));
         for convention in &CONVENTIONS {
             for number in 0..600 {
                 let got = run(&program, convention.arch, number + convention.offset, 0);
@@ -173,12 +184,13 @@ mod tests {
             for request in SUBVOLUMES {
                 assert_eq!(run(&program, convention.arch, ioctl, request), errno(libc::EPERM));
                 assert_eq!(run(&program, convention.arch, ioctl, request ^ 0x200), ALLOW);
+                assert_eq!(run(&open, convention.arch, ioctl, request), ALLOW);
             }
         }
     }
 
     #[test]
     fn an_unknown_convention_is_refused() {
-        assert_eq!(run(&filter(), 0x1234, 0, 0), errno(libc::ENOSYS));
+        assert_eq!(run(&filter(Subvolumes::Denied), 0x1234, 0, 0), errno(libc::ENOSYS));
     }
 }

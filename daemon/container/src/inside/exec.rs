@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use duet_sys::process::{self, Namespaces};
 use duet_sys::pty;
 use rustix::fs::FileType;
-use rustix::thread::CapabilitySet;
 
+use super::Confinement;
 use super::link::{Link, Report};
 use crate::monitor::props;
 use crate::protocol::{ExecRequest, PtySize};
@@ -26,7 +26,7 @@ pub(crate) struct Plan<'a> {
     /// The `tasks` files of the v1 hierarchies.
     pub tasks: Vec<OwnedFd>,
     pub rlimits: &'a BTreeMap<String, Rlimit>,
-    pub dropped: CapabilitySet,
+    pub confinement: Confinement,
     pub apparmor: Option<&'a str>,
     pub devpts: BorrowedFd<'a>,
     pub idmap: Option<IdMap>,
@@ -125,7 +125,7 @@ fn enter(plan: &Plan<'_>) -> Result<(), StepError> {
     super::set_rlimits(plan.rlimits, None)?;
     give_pipes(plan)?;
     process::enter(plan.init, plan.namespaces).step("join the container")?;
-    super::confine(plan.dropped)?;
+    plan.confinement.apply()?;
     super::become_user(plan.program.uid, plan.program.gid)?;
     match (proc, plan.apparmor) {
         (Some(proc), Some(label)) => super::label_next_program(&proc, label),

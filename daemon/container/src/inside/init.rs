@@ -11,8 +11,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use duet_sys::{link as netdev, process};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
-use rustix::thread::{CapabilitySet, UnshareFlags};
+use rustix::thread::UnshareFlags;
 
+use super::Confinement;
 use super::link::{Command, Link, Report};
 use super::mounts;
 use crate::spec::{ContainerSpec, DEFAULT_INITS};
@@ -24,7 +25,7 @@ pub(crate) struct Plan<'a> {
     pub link: Link,
     /// The `tasks` files of the v1 hierarchies.
     pub tasks: Vec<OwnedFd>,
-    pub dropped: CapabilitySet,
+    pub confinement: Confinement,
 }
 
 /// Becomes the container's init, or reports why not and ends the process.
@@ -39,7 +40,7 @@ pub(crate) fn run(plan: &Plan<'_>) -> ! {
 }
 
 fn start(plan: &Plan<'_>) -> Result<Infallible, StepError> {
-    let Plan { spec, link, tasks, dropped } = plan;
+    let Plan { spec, link, tasks, confinement } = plan;
     super::join_cgroups(tasks)?;
     // SAFETY: the process has a single thread, and no descriptor table is unshared.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }.step("make the cgroup namespace")?;
@@ -55,7 +56,7 @@ fn start(plan: &Plan<'_>) -> Result<Infallible, StepError> {
     let ends = [built.console.master.as_fd(), built.console.slave.as_fd(), built.devpts.as_fd()];
     link.send(&Report::Ready, &ends).step("report to the monitor")?;
     mounts::set_sysctls(spec)?;
-    super::confine(*dropped)?;
+    confinement.apply()?;
     super::reset_process();
     let programs = programs(spec)?;
     let environment = environment(spec)?;

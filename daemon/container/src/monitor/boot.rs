@@ -68,14 +68,14 @@ pub(super) fn boot(
     clock.lap("prepare");
 
     let (link, theirs) = Link::pair().step("make the line to init")?;
-    let dropped = inside::dropped_capabilities(&spec);
+    let confinement = inside::Confinement::of(&spec);
     // SAFETY: the process has a single thread.
     let fork = unsafe { host.cgroups.fork(namespaces(spec.idmap)) }.step("create the container's namespaces")?;
     let init = match fork {
         Fork::Child => {
             // Else init would hold the monitor's end of its own line open and never see it close.
             drop(link);
-            inside::init::run(&inside::init::Plan { spec: &spec, link: theirs, tasks, dropped })
+            inside::init::run(&inside::init::Plan { spec: &spec, link: theirs, tasks, confinement })
         }
         Fork::Parent { pid, pidfd } => Init { pid, pidfd: Some(pidfd) },
     };
@@ -130,7 +130,7 @@ pub(super) fn boot(
         name: spec.name,
         rlimits: spec.rlimits,
         notes: spec.notes,
-        dropped,
+        confinement,
         apparmor: spec.apparmor,
         run_dir: host.run_dir,
         listener: host.listener,

@@ -8,7 +8,6 @@ use duet_sys::process::Namespaces;
 use duet_sys::{process, socket};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::WaitIdOptions;
-use rustix::thread::CapabilitySet;
 
 use super::cgroups::Cgroups;
 use super::connection::Connection;
@@ -18,6 +17,7 @@ use super::props::Dev;
 use super::stage::Stage;
 use super::task::{self, News, Purpose, Task, TaskId};
 use super::{boot, clock, ending, stop};
+use crate::inside::Confinement;
 use crate::protocol::{self, ErrorKind, ErrorReply, ExitReason, ExitRecord, Reply, Request, Status};
 use crate::spec::{IdMap, Rlimit, check_target};
 use crate::step::{Step, StepError};
@@ -35,7 +35,7 @@ pub(super) struct Running {
     pub init: OwnedFd,
     pub idmap: Option<IdMap>,
     pub rlimits: BTreeMap<String, Rlimit>,
-    pub dropped: CapabilitySet,
+    pub confinement: Confinement,
     pub apparmor: Option<String>,
     pub run_dir: OwnedFd,
     pub listener: OwnedFd,

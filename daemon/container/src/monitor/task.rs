@@ -85,7 +85,7 @@ impl Task {
                     namespaces: running.joined_namespaces(),
                     tasks,
                     rlimits: &running.rlimits,
-                    dropped: running.dropped,
+                    confinement: running.confinement,
                     apparmor: running.apparmor.as_deref(),
                     devpts: running.devpts.as_fd(),
                     idmap: running.idmap,
