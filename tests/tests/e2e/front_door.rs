@@ -144,7 +144,7 @@ fn quickstart_without_root_says_what_to_do() {
     let readable = host.tmp().join("packaging/deep");
     fs::create_dir_all(&readable).unwrap();
     host.sh(&format!(
-        "cp {}/* {}; chmod -R a+rX {}",
+        "cp -r {}/* {}; chmod -R a+rX {}",
         script.parent().unwrap().display(),
         readable.display(),
         host.tmp().display()
