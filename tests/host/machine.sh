@@ -73,7 +73,8 @@ cut_power() {
 # Shuts the host down in good order.
 power_off() {
     local deadline=$((SECONDS + 180))
-    within 30 'systemctl --no-block poweroff' || return
+    # A moment later, so that the answer is out before the port is gone.
+    within 30 'systemd-run --quiet --on-active=1 systemctl poweroff' || return
     while kill -0 "$qemu_pid" 2>/dev/null; do
         [ $SECONDS -lt $deadline ] || { echo "the host did not shut down within 180 s"; return 1; }
         read -r -t 0.2 <> <(:) || true
