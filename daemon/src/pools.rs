@@ -302,17 +302,33 @@ pub async fn watch(app: App) {
     }
 }
 
-/// The size that an instance's root disk is limited to: its own, or its pool's for those that have none.
+/// What the pools limit root disks to that have no size of their own, by pool.
+#[derive(Default)]
+pub struct RootSizes(HashMap<String, u64>);
+
+impl RootSizes {
+    /// As the inventory has it now.
+    ///
+    /// # Errors
+    /// The inventory's.
+    pub fn read(app: &App) -> Result<Self> {
+        let rows = app.inventory.pools()?.into_iter();
+        Ok(Self(rows.filter_map(|row| Some((row.name, size(&row.config, "volume.size")?))).collect()))
+    }
+
+    /// The size that an instance's root disk is limited to: its own, or its pool's.
+    pub fn of(&self, devices: &inventory::DeviceMap) -> Option<u64> {
+        let root = devices.values().find(|device| is_root(device))?;
+        size(root, "size").or_else(|| self.0.get(root.get("pool")?).copied())
+    }
+}
+
+/// The size that one instance's root disk is limited to.
 ///
 /// # Errors
 /// The inventory's.
 pub fn root_size(app: &App, devices: &inventory::DeviceMap) -> Result<Option<u64>> {
-    let Some(root) = devices.values().find(|device| is_root(device)) else { return Ok(None) };
-    if let Some(own) = size(root, "size") {
-        return Ok(Some(own));
-    }
-    let Some(pool) = root.get("pool") else { return Ok(None) };
-    Ok(app.inventory.pool(pool)?.and_then(|row| size(&row.config, "volume.size")))
+    Ok(RootSizes::read(app)?.of(devices))
 }
 
 /// Whether a device is an instance's root filesystem.

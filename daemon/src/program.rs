@@ -61,6 +61,16 @@ impl Program {
             .ok_or(Error::Missing { program: self.name, package: self.package })
     }
 
+    /// Runs it without input to its end, however long that takes, and blocks meanwhile.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    pub fn run_blocking(&self, args: &[&std::ffi::OsStr]) -> Result<Output> {
+        let mut command = std::process::Command::new(self.find()?);
+        command.args(args).env("LC_ALL", "C").current_dir("/").stdin(Stdio::null());
+        command.output().map_err(|source| Error::Run { program: self.name, source })
+    }
+
     /// Runs it with `input` on its standard input and waits for it and for the end of its output.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, Parts, Paths, cgroup_prefix};
+use crate::app::{App, Parts, Paths};
 use crate::apparmor::AppArmor;
 use crate::error::{Context, Error, Result};
 use crate::events::Events;
@@ -138,10 +138,10 @@ async fn serve(options: Options) -> Result<()> {
 fn open(paths: Paths, monitor: &Path) -> Result<App> {
     let inventory = Inventory::open(&paths.database())?;
     let events = Events::default();
-    let apparmor = AppArmor::detect(&paths.root, &cgroup_prefix(&paths.root));
     let network = network::Manager::new(&paths.root).map_err(networks::error)?;
     let pools = Pools::open(&paths, &inventory)?;
     let instances = Instances::new(&paths.root, monitor)?;
+    let apparmor = AppArmor::detect(&paths.root, instances.cgroup_prefix());
     let systemd = Systemd::detect(instances.cgroups(), instances.cgroup_prefix());
     Ok(App::new(Parts {
         operations: Operations::new(events.clone()),

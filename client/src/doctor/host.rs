@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::{Check, read, said};
+use super::{Check, programs, read, said};
 
 pub(super) fn checks() -> Vec<Check> {
     vec![inotify(), keyrings(), apparmor(), kvm()]
@@ -50,10 +50,18 @@ fn keyrings() -> Check {
     }
 }
 
+/// The daemon compiles a profile for each instance.
 fn apparmor() -> Check {
     const NAME: &str = "AppArmor";
     match read("/sys/module/apparmor/parameters/enabled").as_deref() {
-        Some("Y") => Check::ok(NAME, "enabled"),
+        Some("Y") => match programs::find("apparmor_parser") {
+            Some(parser) => Check::ok(NAME, format!("enabled, with {}", parser.display())),
+            None => Check::warn(
+                NAME,
+                "is enabled, but apparmor_parser is missing; instances would have no profiles",
+                "apt install apparmor, then systemctl restart duetd",
+            ),
+        },
         Some(_) => Check::ok(NAME, "in the kernel but not enabled; containers do without"),
         None => Check::ok(NAME, "not in the kernel; containers do without"),
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use super::{Check, read, said};
+use super::{Check, said};
 
 /// Where a program is: on PATH, or in the places for administration that PATH often leaves out.
 pub(super) fn find(name: &str) -> Option<PathBuf> {
@@ -17,23 +17,7 @@ pub(super) fn is_program(file: &std::path::Path) -> bool {
 }
 
 pub(super) fn checks() -> Vec<Check> {
-    vec![dnsmasq(), apparmor()]
-}
-
-/// The daemon compiles a profile for each instance.
-fn apparmor() -> Check {
-    const NAME: &str = "AppArmor";
-    if read("/sys/module/apparmor/parameters/enabled").as_deref() != Some("Y") {
-        return Check::ok(NAME, "the kernel runs without it; instances have no profiles");
-    }
-    match find("apparmor_parser") {
-        Some(parser) => Check::ok(NAME, format!("enabled, with {}", parser.display())),
-        None => Check::warn(
-            NAME,
-            "is enabled, but apparmor_parser is missing; instances would have no profiles",
-            "apt install apparmor, then systemctl restart duetd",
-        ),
-    }
+    vec![dnsmasq()]
 }
 
 fn dnsmasq() -> Check {

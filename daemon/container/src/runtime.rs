@@ -1,8 +1,8 @@
 //! Starting a container: the daemon's side of the handshake.
 //!
-//! The phases are types. [`Launched`] is a monitor that waits for the specification, [`Starting`] one that was sent it; [`Starting::wait_created`] (or
-//! [`Starting::try_created`] for an asynchronous caller) turns it into [`Created`], whose namespaces exist and whose
-//! init waits; the caller attaches the network interfaces to it; [`Created::go`] lets it run and [`Created::wait_started`]
+//! The phases are types. [`Launched`] is a monitor that waits for the specification, [`Starting`] one that was sent it;
+//! [`Starting::wait_created`] (or [`Starting::try_created`] for an asynchronous caller) turns it into [`Created`], whose
+//! namespaces exist and whose init waits; the caller attaches the network interfaces to it; [`Created::go`] lets it run and [`Created::wait_started`]
 //! (or [`Created::try_started`]) says that init's program was executed. Dropping either before that closes the handshake
 //! socket, on which the monitor kills what it made and leaves nothing behind.
 
@@ -132,7 +132,19 @@ pub struct Started {
 #[derive(Debug)]
 pub struct Launched {
     handshake: OwnedFd,
-    child: Child,
+    first: First,
+}
+
+/// The process that forks the real monitor off once there is a specification. Dropped before, it is killed.
+#[derive(Debug)]
+struct First(Child);
+
+impl Drop for First {
+    fn drop(&mut self) {
+        // Where it was waited for, this does nothing.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Launched {
@@ -155,13 +167,13 @@ impl Launched {
             .stderr(Stdio::from(log_too))
             .spawn()
             .map_err(io_error("run the monitor"))?;
-        Ok(Self { handshake: ours, child })
+        Ok(Self { handshake: ours, first: First(child) })
     }
 
     /// Its process id, good until [`Self::send`]: the monitor itself is another process then.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.first.0.id()
     }
 
     /// Sends it the specification. `fds` are what [`crate::spec::MountSource::Fd`] counts.
@@ -174,19 +186,10 @@ impl Launched {
         let request = HandshakeRequest::Start { spec: Box::new(spec.clone()) };
         let sent = socket::send(&self.handshake, &protocol::encode(&request), fds);
         // The first process only forks the real monitor off, so that this one need not be its parent.
-        self.child.wait().map_err(io_error("wait for the monitor to settle"))?;
+        self.first.0.wait().map_err(io_error("wait for the monitor to settle"))?;
         sent.map_err(io_error("send the specification to the monitor"))?;
         socket::set_nonblocking(&self.handshake, true).map_err(io_error("set up the handshake socket"))?;
-        let socket = self.handshake.try_clone().map_err(io_error("keep the handshake socket"))?;
-        Ok(Starting { handshake: Handshake { socket } })
-    }
-}
-
-impl Drop for Launched {
-    fn drop(&mut self) {
-        // Reaped after `send`, this does nothing. Otherwise it waits for a specification that does not come.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        Ok(Starting { handshake: Handshake { socket: self.handshake } })
     }
 }
 

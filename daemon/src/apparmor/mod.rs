@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 
 pub use profile::Rules;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, blocking};
 use crate::program::{Program, complaint};
 
 /// The kernel's interface: a file for each thing that can be done to profiles.
@@ -38,23 +38,32 @@ const NAMESPACE: &str = "lxc-";
 
 /// The host's AppArmor, or that it has none.
 pub struct AppArmor {
-    /// Where compiled profiles are kept. None: the host has no AppArmor that can be used.
-    kept: Option<PathBuf>,
+    /// None: the host has no AppArmor that can be used.
+    compiler: Option<Compiler>,
     /// What the names of all profiles of this daemon begin with.
     prefix: String,
+}
+
+/// What compiles profiles, and keeps them compiled.
+#[derive(Clone)]
+struct Compiler {
+    /// Where they are kept.
+    kept: PathBuf,
+    /// Over what a compiled profile depends on besides its text: the kernel's features and the parser's version.
+    host: Sha256,
 }
 
 impl AppArmor {
     /// Looks at the host. `prefix` tells daemons of one host apart.
     pub fn detect(root: &Path, prefix: &str) -> Self {
-        let kept = match usable() {
-            Ok(()) => Some(root.join("apparmor")),
+        let compiler = match usable() {
+            Ok(host) => Some(Compiler { kept: root.join("apparmor"), host }),
             Err(reason) => {
                 tracing::info!("instances have no AppArmor profiles: {reason}");
                 None
             }
         };
-        Self { kept, prefix: prefix.to_owned() }
+        Self { compiler, prefix: prefix.to_owned() }
     }
 
     /// Loads an instance's profile, in place of one that is there. Returns the label that its processes get; none on a
@@ -63,35 +72,22 @@ impl AppArmor {
     /// # Errors
     /// Where the profile cannot be compiled or the kernel refuses it.
     pub async fn load(&self, instance: &str, rules: Rules) -> Result<Option<String>> {
-        let Some(kept) = &self.kept else { return Ok(None) };
+        let Some(compiler) = &self.compiler else { return Ok(None) };
         let name = self.name(instance);
-        let failure = |error: io::Error| Error::internal(format!("cannot load the AppArmor profile {name}: {error}"));
-        let compiled = compiled(kept, &name, rules).await?;
-        let policy = policy::named(compiled, &policy::placeholder(name.len()), &name)
-            .ok_or_else(|| failure(io::Error::other("the parser's output is not understood")))?;
-        fs::write(kernel(".replace"), policy).map_err(failure)?;
-        if !rules.nesting {
-            return Ok(Some(name));
-        }
-        match fs::create_dir(namespace(&name)) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                self.unload(instance);
-                Err(Error::internal(format!("cannot make the AppArmor namespace {name}: {error}")))
-            }
-            _ => Ok(Some(format!("{name}//&:{NAMESPACE}{name}:"))),
-        }
+        let policy = compiler.compiled(&name, rules).await?;
+        blocking(move || load(policy, name, rules)).await.map(Some)
     }
 
     /// Removes an instance's profile and namespace, if there are any. No process of it is left.
     pub fn unload(&self, instance: &str) {
-        if self.kept.is_some() {
+        if self.compiler.is_some() {
             remove(&self.name(instance));
         }
     }
 
     /// Removes what instances that no longer run left behind.
     pub fn sweep(&self, running: &HashSet<String>) {
-        if self.kept.is_none() {
+        if self.compiler.is_none() {
             return;
         }
         let kept: HashSet<String> = running.iter().map(|instance| self.name(instance)).collect();
@@ -112,8 +108,26 @@ impl AppArmor {
     }
 }
 
-/// Whether profiles can be loaded here.
-fn usable() -> std::result::Result<(), String> {
+/// Loads a profile that was compiled under another name, and returns the label of those whom it confines.
+fn load(compiled: Vec<u8>, name: String, rules: Rules) -> Result<String> {
+    let failure = |error: io::Error| Error::internal(format!("cannot load the AppArmor profile {name}: {error}"));
+    let policy = policy::named(compiled, &policy::placeholder(name.len()), &name)
+        .ok_or_else(|| failure(io::Error::other("the parser's output is not understood")))?;
+    fs::write(kernel(".replace"), policy).map_err(failure)?;
+    if !rules.nesting {
+        return Ok(name);
+    }
+    match fs::create_dir(namespace(&name)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            remove(&name);
+            Err(Error::internal(format!("cannot make the AppArmor namespace {name}: {error}")))
+        }
+        _ => Ok(format!("{name}//&:{NAMESPACE}{name}:")),
+    }
+}
+
+/// Whether profiles can be loaded here; then a hash over what compiled ones depend on.
+fn usable() -> std::result::Result<Sha256, String> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     if read("/sys/module/apparmor/parameters/enabled").trim() != "Y" {
         return Err("the kernel runs without AppArmor".into());
@@ -125,44 +139,46 @@ fn usable() -> std::result::Result<(), String> {
     if own.trim_end_matches(['\n', '\0']) != "unconfined" {
         return Err(format!("this daemon is itself confined by {}", own.trim()));
     }
-    PARSER.find().map(drop).map_err(|error| error.to_string())
-}
-
-/// The compiled profile with these rules, whose name is a placeholder of the length of `name`.
-async fn compiled(kept: &Path, name: &str, rules: Rules) -> Result<Vec<u8>> {
-    let text = profile::text(&policy::placeholder(name.len()), rules);
-    let path = kept.join(key(&text)?);
-    if let Ok(policy) = fs::read(&path) {
-        return Ok(policy);
-    }
-    let options = ["--skip-kernel-load", "--skip-cache", "--stdout", "--quiet"].map(OsStr::new);
-    let failure = |what: String| Error::internal(format!("cannot compile the AppArmor profile {name}: {what}"));
-    let output = PARSER.run(&options, &text).await.map_err(|error| failure(error.to_string()))?;
-    if !output.status.success() {
-        return Err(failure(complaint(&output)));
-    }
-    let keep = || {
-        fs::create_dir_all(kept)?;
-        let new = path.with_extension(format!("new.{name}"));
-        fs::write(&new, &output.stdout)?;
-        fs::rename(&new, &path)
-    };
-    if let Err(error) = keep() {
-        tracing::warn!(%error, path = %path.display(), "a compiled AppArmor profile is not kept");
-    }
-    Ok(output.stdout)
-}
-
-/// What a compiled profile depends on: its text, the kernel's features and the parser's version.
-fn key(text: &str) -> Result<String> {
-    let parser = PARSER.find().map_err(Error::internal)?;
-    let parser = fs::metadata(parser).map_err(Error::internal)?;
+    let parser = PARSER.find().map_err(|error| error.to_string())?;
+    let parser = fs::metadata(parser).map_err(|error| error.to_string())?;
     let mut hash = Sha256::new();
-    hash.update(text);
     hash.update(rustix::system::uname().release().to_bytes());
     hash.update(parser.mtime().to_le_bytes());
     hash.update(parser.size().to_le_bytes());
-    Ok(hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+    Ok(hash)
+}
+
+impl Compiler {
+    /// The compiled profile with these rules, whose name is a placeholder of the length of `name`.
+    async fn compiled(&self, name: &str, rules: Rules) -> Result<Vec<u8>> {
+        let text = profile::text(&policy::placeholder(name.len()), rules);
+        let path = self.kept.join(self.key(&text));
+        if let Ok(policy) = fs::read(&path) {
+            return Ok(policy);
+        }
+        let options = ["--skip-kernel-load", "--skip-cache", "--stdout", "--quiet"].map(OsStr::new);
+        let failure = |what: String| Error::internal(format!("cannot compile the AppArmor profile {name}: {what}"));
+        let output = PARSER.run(&options, &text).await.map_err(|error| failure(error.to_string()))?;
+        if !output.status.success() {
+            return Err(failure(complaint(&output)));
+        }
+        let keep = || {
+            fs::create_dir_all(&self.kept)?;
+            let new = path.with_extension(format!("new.{name}"));
+            fs::write(&new, &output.stdout)?;
+            fs::rename(&new, &path)
+        };
+        if let Err(error) = keep() {
+            tracing::warn!(%error, path = %path.display(), "a compiled AppArmor profile is not kept");
+        }
+        Ok(output.stdout)
+    }
+
+    /// The name under which a profile of this text is kept.
+    fn key(&self, text: &str) -> String {
+        let hash = self.host.clone().chain_update(text).finalize();
+        hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 fn remove(name: &str) {

@@ -46,7 +46,7 @@ pub async fn adopt(app: &App) -> Result<HashSet<String>> {
                 live.announce_to(&slot);
                 slot.set_live(Some(Arc::clone(&live)));
                 stop::watch(app, &slot, &live)?;
-                start::announce(app, &row.name, &live);
+                start::announce(app, &live);
                 if let Some(unrecorded) = unrecorded {
                     start::record(app, row.id, unrecorded).await?;
                 }
@@ -138,27 +138,17 @@ pub async fn sweep(app: &App) {
 /// Removes the AppArmor profiles of instances that are not adopted.
 fn sweep_profiles(app: &App) {
     let running = app.instances.running();
-    match app.inventory.instance_names() {
-        Ok(names) => {
-            let runs = |id: &i64| running.iter().any(|slot| slot.id() == *id);
-            app.apparmor.sweep(&names.into_iter().filter(|(id, _)| runs(id)).map(|(_, name)| name).collect());
-        }
-        Err(error) => tracing::warn!(%error, "leftover AppArmor profiles could not be looked for"),
-    }
+    app.apparmor.sweep(&running.iter().filter_map(|slot| Some(slot.live()?.name.clone())).collect());
 }
 
 /// Kills and removes the control groups of instances that are not adopted.
 async fn sweep_cgroups(app: &App) {
-    let mut adopted: HashSet<String> = app
-        .instances
-        .running()
-        .iter()
-        .filter_map(|slot| slot.live().map(|live| live.cgroup.name().to_owned()))
-        .collect();
-    // The scope of one that started the direct way: systemd may have made it too late, around its monitor.
-    let instance = |name: &String| Some(app.systemd.scope_of(name.rsplit_once('/')?.1)?.cgroup);
-    let scopes: Vec<String> = adopted.iter().filter_map(instance).collect();
-    adopted.extend(scopes);
+    let mut adopted = HashSet::new();
+    for live in app.instances.running().iter().filter_map(|slot| slot.live()) {
+        adopted.insert(live.cgroup.name().to_owned());
+        // The scope of one that started the direct way: systemd may have made it too late, around its monitor.
+        adopted.extend(app.systemd.scope_of(&live.name).map(|scope| scope.cgroup));
+    }
     let layout = Arc::clone(app.instances.cgroups());
     let prefix = app.instances.cgroup_prefix().to_owned();
     let scopes = app.systemd.scopes();

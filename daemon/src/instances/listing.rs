@@ -16,6 +16,7 @@ use super::state::{self, Subject};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::inventory::SnapshotRow;
+use crate::pools::RootSizes;
 
 /// What was written of all instances.
 #[derive(Default)]
@@ -123,18 +124,19 @@ fn write_all(app: &App) -> Result<Vec<Entry>> {
     for snapshot in app.inventory.all_snapshots()? {
         snapshots.entry(snapshot.instance_id).or_default().push(snapshot);
     }
+    let sizes = RootSizes::read(app)?;
     let mut entries = Vec::new();
     for row in app.inventory.instances()? {
         let own = snapshots.remove(&row.id).map(|own| state::render_snapshots_with(&profiles, own)).transpose()?;
         let expanded = expand::expand_with(&profiles, row)?;
-        entries.push(Entry::new(app, expanded, json(&own)?)?);
+        entries.push(Entry::new(app, &sizes, expanded, json(&own)?)?);
     }
     Ok(entries)
 }
 
 impl Entry {
-    fn new(app: &App, expanded: Expanded, snapshots: String) -> Result<Self> {
-        let subject = Subject::of(app, &expanded);
+    fn new(app: &App, sizes: &RootSizes, expanded: Expanded, snapshots: String) -> Result<Self> {
+        let subject = Subject::of(sizes, &expanded);
         let instance = expanded.render(app);
         Ok(Self { subject, status: instance.status_code, instance: json(&instance)?, snapshots })
     }

@@ -2,7 +2,6 @@
 //!
 //! What is killed while the daemon is away is not told of: the count that it finds when it returns is where it begins.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use duet_container::cgroup::OomWatch;
@@ -10,7 +9,6 @@ use serde_json::json;
 use tokio::io::unix::AsyncFd;
 
 use super::live::Live;
-use super::slot::Slot;
 use crate::app::App;
 use crate::readiness;
 use crate::warnings::INSTANCE_OUT_OF_MEMORY;
@@ -20,7 +18,7 @@ use crate::warnings::INSTANCE_OUT_OF_MEMORY;
 const GATHER: Duration = Duration::from_millis(200);
 
 /// Watches a running instance until it ends.
-pub fn watch(app: &App, slot: &Arc<Slot>, live: &Arc<Live>) {
+pub fn watch(app: &App, live: &Live) {
     let watched = match live.cgroup.watch_oom() {
         Ok(Some(file)) => file.kills().map_err(|e| e.to_string()).and_then(|known| {
             let file = readiness::register_priority(file).map_err(|e| e.to_string())?;
@@ -29,33 +27,32 @@ pub fn watch(app: &App, slot: &Arc<Slot>, live: &Arc<Live>) {
         Ok(None) => return,
         Err(error) => Err(error.to_string()),
     };
-    let (app, id) = (app.clone(), slot.id());
+    let name = live.name.clone();
     match watched {
-        Ok((file, known)) => drop(tokio::spawn(follow(app, id, file, known))),
-        Err(error) => tracing::warn!(error, id, "nobody will be told if an instance runs out of memory"),
+        Ok((file, known)) => drop(tokio::spawn(follow(app.clone(), name, file, known))),
+        Err(error) => tracing::warn!(error, instance = name, "nobody will be told if an instance runs out of memory"),
     }
 }
 
-async fn follow(app: App, id: i64, file: AsyncFd<OomWatch>, mut known: u64) {
+async fn follow(app: App, name: String, file: AsyncFd<OomWatch>, mut known: u64) {
     // Until the group is gone.
     while let Ok(mut guard) = file.ready(tokio::io::Interest::PRIORITY).await {
         guard.clear_ready();
         tokio::time::sleep(GATHER).await;
         let Ok(kills) = file.get_ref().kills() else { return };
         if kills > known {
-            tell(&app, id, kills - known, kills).await;
+            tell(&app, &name, kills - known, kills).await;
             known = kills;
         }
     }
 }
 
-async fn tell(app: &App, id: i64, killed: u64, since_start: u64) {
-    let Ok(Some(row)) = app.inventory.instance_by_id(id) else { return };
-    let source = format!("/1.0/instances/{}", row.name);
+async fn tell(app: &App, name: &str, killed: u64, since_start: u64) {
+    let source = format!("/1.0/instances/{name}");
     let message = format!(
         "the kernel killed {killed} of its processes because its memory was used up ({since_start} since its start): raise limits.memory"
     );
-    tracing::info!(instance = row.name, killed, "processes of an instance were killed: its memory was used up");
+    tracing::info!(instance = name, killed, "processes of an instance were killed: its memory was used up");
     let context = json!({ "killed": killed, "killed_since_start": since_start });
     app.events.lifecycle("instance-oom", source.clone(), context);
     app.warnings.raise(app, INSTANCE_OUT_OF_MEMORY, &source, &message).await;

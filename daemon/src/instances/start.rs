@@ -92,7 +92,7 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
     held.slot().set_live(Some(Arc::clone(&live)));
     // From here on its end is handled by the watch.
     undo.disarm();
-    announce(app, name, &live);
+    announce(app, &live);
 
     if let Err(error) = record(app, id, changes).await {
         // What is not recorded must not run.
@@ -104,12 +104,12 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
 }
 
 /// Has systemd-machined list a running instance; nobody waits for that.
-pub(super) fn announce(app: &App, name: &str, live: &Arc<Live>) {
+pub(super) fn announce(app: &App, live: &Arc<Live>) {
     if live.cgroup.is_scope() {
-        let (app, name, live) = (app.clone(), name.to_owned(), Arc::clone(live));
+        let (app, live) = (app.clone(), Arc::clone(live));
         tokio::spawn(async move {
             let links: Vec<String> = live.nics().into_values().collect();
-            app.systemd.register_machine(&name, live.init_pid, &links).await;
+            app.systemd.register_machine(&live.name, live.init_pid, &links).await;
         });
     }
 }

@@ -15,7 +15,7 @@ use crate::app::App;
 use crate::config::values::MemoryLimit;
 use crate::error::{Error, Result, blocking};
 use crate::inventory::SnapshotRow;
-use crate::pools;
+use crate::pools::{self, RootSizes};
 use crate::storage::{References, Volume};
 
 /// The state of one instance.
@@ -23,7 +23,9 @@ use crate::storage::{References, Volume};
 /// # Errors
 /// Where the kernel or the storage cannot be asked.
 pub async fn state(app: &App, expanded: &Expanded) -> Result<InstanceState> {
-    of(app, &Subject::of(app, expanded), plan::host_memory().unwrap_or(0)).await
+    // A state is worth having without the sizes.
+    let sizes = RootSizes::read(app).unwrap_or_default();
+    of(app, &Subject::of(&sizes, expanded), plan::host_memory().unwrap_or(0)).await
 }
 
 /// What of an instance its state depends on.
@@ -40,12 +42,11 @@ pub struct Subject {
 
 impl Subject {
     /// That of an instance with its profiles applied.
-    pub fn of(app: &App, expanded: &Expanded) -> Self {
+    pub fn of(sizes: &RootSizes, expanded: &Expanded) -> Self {
         let root = expanded.devices.iter().find(|(_, device)| pools::is_root(device));
         Self {
             id: expanded.row.id,
-            // A state is worth having without it.
-            size: pools::root_size(app, &expanded.devices).unwrap_or_default(),
+            size: sizes.of(&expanded.devices),
             root: root.map(|(name, _)| name.clone()),
             pool: expanded.row.pool.clone(),
             volume: expanded.row.volume.clone(),

@@ -220,7 +220,7 @@ pub fn watch(app: &App, slot: &Arc<Slot>, live: &Arc<Live>) -> Result<()> {
         says.set_ready();
         place.announce();
     })?;
-    super::oom::watch(app, slot, live);
+    super::oom::watch(app, live);
     let (app, slot, live) = (app.clone(), Arc::clone(slot), Arc::clone(live));
     tokio::spawn(async move {
         let reason = match end.await {
@@ -243,17 +243,14 @@ pub fn watch(app: &App, slot: &Arc<Slot>, live: &Arc<Live>) -> Result<()> {
 
 /// Releases what a running instance held on the host. Its veths went with its network namespace.
 async fn release(app: &App, slot: &Slot, live: &Arc<Live>) {
-    if live.cgroup.is_scope()
-        && let Ok(Some(row)) = app.inventory.instance_by_id(slot.id())
-    {
-        app.systemd.unregister_machine(&row.name).await;
+    if live.cgroup.is_scope() {
+        app.systemd.unregister_machine(&live.name).await;
     }
-    let cgroup = live.cgroup.clone();
-    let (apparmor, name) = (app.clone(), live.name.clone());
+    let (daemon, ended) = (app.clone(), Arc::clone(live));
     let dirs = [live.run_dir.clone(), app.paths.devices(slot.id())];
     let work = move || -> Result<()> {
-        let gone = cgroup.destroy(Instant::now() + KILL_DEADLINE).doing("cannot remove its control group");
-        apparmor.apparmor.unload(&name);
+        let gone = ended.cgroup.destroy(Instant::now() + KILL_DEADLINE).doing("cannot remove its control group");
+        daemon.apparmor.unload(&ended.name);
         for dir in dirs {
             match std::fs::remove_dir_all(&dir) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

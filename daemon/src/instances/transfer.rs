@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use duet_container::rootfs::{RootSource, open_detached};
 use duet_sys::tree;
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, fstat, futimens, mkdirat, openat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, futimens, mkdirat, openat, unlinkat};
 use uuid::Uuid;
 
 use super::slot::Held;
@@ -101,10 +101,5 @@ fn copy_files(source: &OwnedFd, target: &OwnedFd) -> std::result::Result<(), tre
     unlinkat(&target, &links, AtFlags::REMOVEDIR).map_err(failed("remove a directory"))?;
     // Removing that was a change of the root.
     let stat = fstat(source).map_err(failed("look at it"))?;
-    let time = |tv_sec: i64, tv_nsec: u64| Timespec { tv_sec, tv_nsec: tv_nsec as _ };
-    let times = Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    };
-    futimens(&target, &times).map_err(failed("set times of it"))
+    futimens(&target, &tree::timestamps(&stat)).map_err(failed("set times of it"))
 }

@@ -88,18 +88,21 @@ async fn commit(app: &App, new: &Expanded, volatile: Volatile) -> Result<()> {
 
 /// Applies a change to what runs; gives what is to be recorded. Where a part fails, the rest is taken back.
 async fn apply(app: &App, held: &Held, old: &Expanded, new: &Expanded) -> Result<Volatile> {
-    let live = held.slot().live();
-    if live.is_some() {
-        // What cannot be had is refused before anything is touched.
-        changed_limits(app, old, new)?;
-    }
+    let Some(live) = held.slot().live() else {
+        resize(app, old, new).await?;
+        return Ok(Vec::new());
+    };
+    // What cannot be had is refused before anything is touched.
+    let limits = changed_limits(app, old, new)?;
     resize(app, old, new).await?;
-    let Some(live) = live else { return Ok(Vec::new()) };
-    match follow(app, &live, old, new).await {
+    match follow(app, &live, limits, old, new).await {
         Ok(volatile) => Ok(volatile),
         Err(error) => {
             // From wherever it got to, back to what is recorded. Steps that had not been done yet fail here, rightly.
-            let back = follow(app, &live, new, old).await.map(drop);
+            let back = match changed_limits(app, new, old) {
+                Ok(limits) => follow(app, &live, limits, new, old).await.map(drop),
+                Err(error) => Err(error),
+            };
             if let Err(again) = back.and(resize(app, new, old).await) {
                 tracing::warn!(%again, instance = old.row.name, "a refused change was not taken back wholly");
             }
@@ -125,8 +128,14 @@ async fn resize(app: &App, old: &Expanded, new: &Expanded) -> Result<()> {
     Ok(())
 }
 
-async fn follow(app: &App, live: &Arc<Live>, old: &Expanded, new: &Expanded) -> Result<Volatile> {
-    if let Some(limits) = changed_limits(app, old, new)? {
+async fn follow(
+    app: &App,
+    live: &Arc<Live>,
+    limits: Option<Limits>,
+    old: &Expanded,
+    new: &Expanded,
+) -> Result<Volatile> {
+    if let Some(limits) = limits {
         let cpus = limits.cpus.clone();
         let cgroup = live.cgroup.clone();
         if cgroup.is_scope() {

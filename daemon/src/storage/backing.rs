@@ -22,7 +22,11 @@ use rustix::mount::{UnmountFlags, unmount};
 use uuid::Uuid;
 
 use super::directory::{self, errno};
-use super::{Error, Kind, Result, program};
+use super::{Error, Kind, Result};
+use crate::program::{Program, complaint};
+
+/// What formats files and devices.
+pub(super) const MKFS_BTRFS: Program = Program { name: "mkfs.btrfs", package: "btrfs-progs" };
 
 /// Where the superblock of btrfs lies on a device, and in it the filesystem's UUID and the magic
 /// (`struct btrfs_super_block` of fs/btrfs).
@@ -318,15 +322,18 @@ fn format(path: &Path, id: Uuid, force: bool) -> Result<()> {
         arguments.push("--force".as_ref());
     }
     arguments.push(path.as_os_str());
-    program::run("mkfs.btrfs", &arguments, "btrfs-progs").map(drop).map_err(|error| match error {
-        Error::Backing(said) if said.contains("existing filesystem") || said.contains("partition table") => {
-            Error::Backing(format!(
-                "{} is not empty ({said}): give another device, or source.wipe=true to lose what is on it",
-                path.display()
-            ))
-        }
-        other => other,
-    })
+    let output = MKFS_BTRFS.run_blocking(&arguments).map_err(|error| Error::Backing(error.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = format!("{}: {}", MKFS_BTRFS.name, complaint(&output).replace("ERROR: ", ""));
+    if said.contains("existing filesystem") || said.contains("partition table") {
+        return Err(Error::Backing(format!(
+            "{} is not empty ({said}): give another device, or source.wipe=true to lose what is on it",
+            path.display()
+        )));
+    }
+    Err(Error::Backing(said))
 }
 
 /// Whether the filesystem of this UUID is what a directory shows.

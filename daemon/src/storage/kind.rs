@@ -1,7 +1,10 @@
 //! The kinds of pool.
 
-use std::path::Path;
 use std::str::FromStr;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::backing::MKFS_BTRFS;
 
 /// A storage driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +34,8 @@ impl Kind {
     pub fn available(self) -> Result<(), &'static str> {
         match self {
             Self::Overlay => Ok(()),
-            Self::Btrfs if !kernel_has("btrfs") => Err("this kernel has no btrfs"),
-            Self::Btrfs if !is_program("mkfs.btrfs") => {
+            Self::Btrfs if !kernel_has_btrfs() => Err("this kernel has no btrfs"),
+            Self::Btrfs if MKFS_BTRFS.find().is_err() => {
                 Err("mkfs.btrfs is not installed: install btrfs-progs (Debian, Ubuntu, Fedora)")
             }
             Self::Btrfs => Ok(()),
@@ -53,6 +56,15 @@ impl FromStr for Kind {
     }
 }
 
+/// Whether the running kernel has btrfs. That it has is asked once: each client's first request wants to know.
+fn kernel_has_btrfs() -> bool {
+    static HAS: AtomicBool = AtomicBool::new(false);
+    if !HAS.load(Relaxed) && kernel_has("btrfs") {
+        HAS.store(true, Relaxed);
+    }
+    HAS.load(Relaxed)
+}
+
 /// Whether the running kernel has a filesystem, built in or as a module (proc_filesystems(5), modules.dep(5)).
 fn kernel_has(filesystem: &str) -> bool {
     let loaded = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
@@ -63,10 +75,4 @@ fn kernel_has(filesystem: &str) -> bool {
     let modules = std::fs::read_to_string(format!("/lib/modules/{release}/modules.dep")).unwrap_or_default();
     let file = format!("/{filesystem}.ko");
     modules.lines().any(|line| line.split(':').next().is_some_and(|path| path.contains(&file)))
-}
-
-/// Whether a program is found where programs are looked for.
-fn is_program(name: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| Path::new(&folder).join(name).is_file())
 }

@@ -50,12 +50,12 @@ mod btrfs;
 mod directory;
 pub mod driver;
 mod error;
+mod folders;
 mod kind;
 mod made;
 mod overlay;
 mod pins;
 mod pool;
-mod program;
 #[cfg(test)]
 mod tests;
 mod value;

@@ -134,9 +134,21 @@ pub fn attach_at(mount: impl AsFd, dir: impl AsFd, path: &CStr) -> io::Result<()
 /// # Errors
 /// As fsopen(2), fsconfig(2) and fsmount(2).
 pub fn new_filesystem(kind: &str, options: &[(&str, Option<&str>)], attributes: u64) -> io::Result<OwnedFd> {
-    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     // What mount tables show in the place of a device.
-    fsconfig_set_string(&context, "source", kind)?;
+    filesystem(kind, Path::new(kind), options, attributes)
+}
+
+/// Mounts what is on a block device, as a detached mount.
+///
+/// # Errors
+/// As fsopen(2), fsconfig(2) and fsmount(2).
+pub fn block_filesystem(kind: &str, device: &Path, options: &[(&str, Option<&str>)]) -> io::Result<OwnedFd> {
+    filesystem(kind, device, options, 0)
+}
+
+fn filesystem(kind: &str, source: &Path, options: &[(&str, Option<&str>)], attributes: u64) -> io::Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", source)?;
     for (key, value) in options {
         match value {
             Some(value) => fsconfig_set_string(&context, *key, *value)?,
@@ -145,23 +157,6 @@ pub fn new_filesystem(kind: &str, options: &[(&str, Option<&str>)], attributes: 
     }
     fsconfig_create(&context)?;
     finish(&context, attributes)
-}
-
-/// Mounts what is on a block device, as a detached mount.
-///
-/// # Errors
-/// As fsopen(2), fsconfig(2) and fsmount(2).
-pub fn block_filesystem(kind: &str, device: &Path, options: &[(&str, Option<&str>)]) -> io::Result<OwnedFd> {
-    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "source", device)?;
-    for (key, value) in options {
-        match value {
-            Some(value) => fsconfig_set_string(&context, *key, *value)?,
-            None => fsconfig_set_flag(&context, *key)?,
-        }
-    }
-    fsconfig_create(&context)?;
-    finish(&context, 0)
 }
 
 /// Turns a created filesystem context into a detached mount.

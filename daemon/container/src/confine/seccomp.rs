@@ -3,7 +3,8 @@
 //! The list is the one that LXC denies by default: loading kernels and modules, opening files by handle (which walks
 //! out of a mount), and forced unmounts. Beside them, except where containers are nested, making subvolumes of btrfs,
 //! which any user may elsewhere: they would escape the size of the root disk and be in none of its snapshots. Everything
-//! else is left to capabilities and namespaces, because a system container runs whole distributions. Denied calls fail with an error number; the program lives on.
+//! else is left to capabilities and namespaces, because a system container runs whole distributions. Denied calls fail
+//! with an error number; the program lives on.
 //!
 //! The program is written by hand: it must cover each calling convention that the machine's kernel accepts (on x86-64
 //! also those of i386 and x32, whose numbers differ), and must not kill what it does not know. It keeps to instructions

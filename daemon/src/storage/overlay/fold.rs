@@ -22,8 +22,7 @@ use std::path::PathBuf;
 
 use duet_sys::tree::{self, EntryCopier};
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, Timestamps, Uid, XattrFlags, fchmod, fchown, fsetxattr, fstat, futimens, linkat,
-    mkdirat, mknodat,
+    AtFlags, FileType, Gid, Mode, Uid, XattrFlags, fchmod, fchown, fsetxattr, fstat, futimens, linkat, mkdirat, mknodat,
 };
 use rustix::io::Errno;
 
@@ -166,8 +165,7 @@ impl Job<'_> {
                 Mark::Opaque => fsetxattr(&to, c"trusted.overlay.opaque", b"y", XattrFlags::empty())?,
                 Mark::Redirect(path) => fsetxattr(&to, c"trusted.overlay.redirect", path, XattrFlags::empty())?,
             }
-            let (last_access, last_modification) = super::times(&stat);
-            futimens(&to, &Timestamps { last_access, last_modification })
+            futimens(&to, &tree::timestamps(&stat))
         };
         set().map_err(|e| self.failed(directory, "set attributes of", e))
     }

@@ -28,23 +28,20 @@ mod fold;
 mod probe;
 mod projects;
 
-use std::ffi::CString;
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use duet_sys::tree;
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, Uid, fchmod, fchown, fstat,
-    fstatvfs, fsync, futimens, ioctl_ficlone, mkdirat, openat, renameat, renameat_with, rmdir, statat, syncfs,
+    Dir, Gid, Mode, OFlags, RenameFlags, Uid, fchmod, fchown, fstat, futimens, ioctl_ficlone, mkdirat, openat,
+    renameat_with,
 };
 use rustix::io::Errno;
 use uuid::Uuid;
 
 use super::directory::{self, DIRECTORY, errno, names};
 use super::driver::{Below, Capabilities, Chain, Driver, Files, Purpose};
+use super::folders::Folders;
 use super::value::{Fingerprint, LayerId, Object, Resources, RootSource};
 use super::{Error, Result};
 
@@ -55,13 +52,15 @@ const FOLD_ABOVE: usize = 12;
 /// Chains that cannot be folded may still grow this far where the kernel takes layers one by one.
 const MAX_DEPTH: usize = 64;
 
+/// A lower layer for those who have no other.
+const EMPTY: &str = "empty";
+/// The pool's directories.
+const FOLDERS: [&str; 4] = ["images", "layers", "tmp", EMPTY];
+
 /// A pool of overlay layers.
 #[derive(Debug)]
 pub(super) struct Overlay {
-    directory: PathBuf,
-    images: OwnedFd,
-    layers: OwnedFd,
-    tmp: OwnedFd,
+    folders: Folders,
     reflink: bool,
     /// Whether layers can be limited.
     projects: bool,
@@ -71,21 +70,8 @@ pub(super) struct Overlay {
 impl Overlay {
     /// Makes the pool's directories and tries whether overlayfs works in them.
     pub(super) fn create(directory: &Path) -> Result<Self> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o711)
-            .create(directory)
-            .map_err(|e| Error::io("create", directory)(errno(&e)))?;
-        let directory = directory.canonicalize().map_err(|e| Error::io("resolve", directory)(errno(&e)))?;
-        let root = directory::open(&directory)?;
-        for name in ["images", "layers", "tmp", "empty"] {
-            match mkdirat(&root, name, Mode::RWXU) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(e) => {
-                    return Err(Error::io("create", directory.join(name))(e).in_pool(&directory));
-                }
-            }
-        }
+        let (directory, root) = Folders::prepare(directory)?;
+        Folders::make(&directory, &root, &FOLDERS)?;
         let pool = Self::open(&directory)?;
         probe::check(&pool)?;
         Ok(pool)
@@ -93,24 +79,11 @@ impl Overlay {
 
     /// Opens an existing pool.
     pub(super) fn open(directory: &Path) -> Result<Self> {
-        let absent = |_| Error::NoPool { path: directory.to_owned() };
-        let directory = directory.canonicalize().map_err(absent)?;
-        let open = |name: &str| match directory::open(&directory.join(name)) {
-            Err(error) if error.errno() == Some(Errno::NOENT) => Err(Error::NoPool { path: directory.clone() }),
-            result => result,
-        };
-        open("empty")?;
-        let mut pool = Self {
-            images: open("images")?,
-            layers: open("layers")?,
-            tmp: open("tmp")?,
-            directory,
-            reflink: false,
-            projects: false,
-            fold_above: FOLD_ABOVE,
-        };
-        pool.projects = projects::why_not(pool.layers.as_fd()).is_none();
-        pool.reflink = match pool.try_reflink().map_err(|error| error.in_pool(&pool.directory)) {
+        let folders = Folders::open(directory)?;
+        Folders::open_one(&folders.directory, EMPTY)?;
+        let mut pool = Self { folders, reflink: false, projects: false, fold_above: FOLD_ABOVE };
+        pool.projects = projects::why_not(pool.folders.layers.as_fd()).is_none();
+        pool.reflink = match pool.try_reflink().map_err(|error| error.in_pool(&pool.folders.directory)) {
             // A full pool is opened all the same: else nothing could be deleted from it. The next opening knows.
             Err(Error::NoSpace { .. }) => false,
             tried => tried?,
@@ -124,25 +97,14 @@ impl Overlay {
         Self { fold_above, ..self }
     }
 
-    fn layer_dir(&self, layer: LayerId) -> PathBuf {
-        self.directory.join("layers").join(layer.to_string())
-    }
-
     fn diff_dir(&self, layer: LayerId) -> PathBuf {
-        self.layer_dir(layer).join("diff")
-    }
-
-    fn open_layer(&self, layer: LayerId) -> Result<OwnedFd> {
-        match openat(&self.layers, layer.to_string(), DIRECTORY, Mode::empty()) {
-            Err(Errno::NOENT) => Err(Error::MissingLayer { pool: self.directory.clone(), layer }),
-            opened => opened.map_err(Error::io("open", self.layer_dir(layer))),
-        }
+        self.folders.layer_dir(layer).join("diff")
     }
 
     fn open_diff(&self, layer: LayerId) -> Result<OwnedFd> {
         let name = format!("{layer}/diff");
-        openat(&self.layers, &name, DIRECTORY, Mode::empty()).map_err(|source| match source {
-            Errno::NOENT => Error::MissingLayer { pool: self.directory.clone(), layer },
+        openat(&self.folders.layers, &name, DIRECTORY, Mode::empty()).map_err(|source| match source {
+            Errno::NOENT => Error::MissingLayer { pool: self.folders.directory.clone(), layer },
             source => Error::io("open", self.diff_dir(layer))(source),
         })
     }
@@ -154,12 +116,12 @@ impl Overlay {
             Below::Layer(layer) => self.open_diff(layer).map(Some),
             Below::Image(image) => {
                 let name = format!("{image}/rootfs");
-                match openat(&self.images, &name, DIRECTORY, Mode::empty()) {
+                match openat(&self.folders.images, &name, DIRECTORY, Mode::empty()) {
                     Ok(fd) => Ok(Some(fd)),
                     Err(Errno::NOENT) => {
-                        Err(Error::MissingImage { pool: self.directory.clone(), image: image.clone() })
+                        Err(Error::MissingImage { pool: self.folders.directory.clone(), image: image.clone() })
                     }
-                    Err(e) => Err(Error::io("open", self.directory.join("images").join(name))(e)),
+                    Err(e) => Err(Error::io("open", self.folders.directory.join("images").join(name))(e)),
                 }
             }
         }
@@ -186,8 +148,8 @@ impl Overlay {
             projects::adopt(temporary.fd.as_fd()).map_err(Error::tree("count", temporary.path()))?;
         }
         let name = layer.to_string();
-        renameat_with(&self.tmp, temporary.name(), &self.layers, &name, RenameFlags::NOREPLACE)
-            .map_err(Error::io("create", self.layer_dir(layer)))?;
+        renameat_with(&self.folders.tmp, temporary.name(), &self.folders.layers, &name, RenameFlags::NOREPLACE)
+            .map_err(Error::io("create", self.folders.layer_dir(layer)))?;
         temporary.keep();
         Ok(())
     }
@@ -204,13 +166,6 @@ impl Overlay {
         rustix::io::write(&from, &[1; 4096]).map_err(Error::io("write in", temporary.path()))?;
         Ok(ioctl_ficlone(&to, &from).is_ok())
     }
-
-    fn place(&self, object: &Object) -> (&OwnedFd, String, PathBuf) {
-        match object {
-            Object::Image(image) => (&self.images, image.to_string(), self.image_dir(image)),
-            Object::Layer(layer) => (&self.layers, layer.to_string(), self.layer_dir(*layer)),
-        }
-    }
 }
 
 impl Driver for Overlay {
@@ -219,7 +174,7 @@ impl Driver for Overlay {
     }
 
     fn directory(&self) -> &Path {
-        &self.directory
+        &self.folders.directory
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -235,21 +190,16 @@ impl Driver for Overlay {
 
     fn image_publish(&self, staged: &Path, image: &Fingerprint) -> Result<bool> {
         self.sync()?;
-        let name = staged.file_name().unwrap_or_default();
-        match renameat_with(&self.tmp, name, &self.images, image.as_str(), RenameFlags::NOREPLACE) {
-            Ok(()) => {}
-            Err(Errno::EXIST) => {
-                self.destroy(staged)?;
-                return Ok(false);
-            }
-            Err(e) => return Err(Error::io("create", self.image_dir(image))(e)),
+        if !self.folders.name_image(staged, image)? {
+            self.destroy(staged)?;
+            return Ok(false);
         }
-        fsync(&self.images).map_err(Error::io("flush", self.image_dir(image)))?;
+        self.folders.flush_image(image)?;
         Ok(true)
     }
 
     fn image_dir(&self, image: &Fingerprint) -> PathBuf {
-        self.directory.join("images").join(image.as_str())
+        self.folders.image_dir(image)
     }
 
     fn layer_create(&self, layer: LayerId, below: Below<'_>) -> Result<()> {
@@ -290,11 +240,11 @@ impl Driver for Overlay {
     }
 
     fn quota(&self) -> Result<()> {
-        match projects::why_not(self.layers.as_fd()) {
+        match projects::why_not(self.folders.layers.as_fd()) {
             None if self.projects => Ok(()),
             why => {
                 let reason = why.unwrap_or("project quotas were turned on meanwhile; restart the daemon");
-                Err(Error::NoQuota { pool: self.directory.clone(), reason })
+                Err(Error::NoQuota { pool: self.folders.directory.clone(), reason })
             }
         }
     }
@@ -303,14 +253,15 @@ impl Driver for Overlay {
         if !self.projects {
             return bytes.map_or(Ok(()), |_| self.quota());
         }
-        let directory = self.open_layer(layer)?;
-        projects::limit(directory.as_fd(), bytes).map_err(Error::tree("limit", self.layer_dir(layer)))
+        let directory = self.folders.open_layer(layer)?;
+        projects::limit(directory.as_fd(), bytes).map_err(Error::tree("limit", self.folders.layer_dir(layer)))
     }
 
     fn counted(&self, layer: LayerId) -> Result<u64> {
         if self.projects {
-            let directory = self.open_layer(layer)?;
-            let counted = projects::counted(directory.as_fd()).map_err(Error::io("measure", self.layer_dir(layer)))?;
+            let directory = self.folders.open_layer(layer)?;
+            let counted =
+                projects::counted(directory.as_fd()).map_err(Error::io("measure", self.folders.layer_dir(layer)))?;
             if let Some(bytes) = counted {
                 return Ok(bytes);
             }
@@ -319,64 +270,46 @@ impl Driver for Overlay {
     }
 
     fn exists(&self, object: &Object) -> Result<bool> {
-        let (directory, name, path) = self.place(object);
-        match statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory),
-            Err(Errno::NOENT) => Ok(false),
-            Err(e) => Err(Error::io("look for", path)(e)),
-        }
+        self.folders.exists(object)
     }
 
     fn objects(&self) -> Result<Vec<Object>> {
-        let images = names(self.images.as_fd()).map_err(Error::io("list", self.directory.join("images")))?;
-        let layers = names(self.layers.as_fd()).map_err(Error::io("list", self.directory.join("layers")))?;
-        let images = images.iter().filter_map(|name| name.to_str().ok()?.parse().ok()).map(Object::Image);
-        let layers = layers.iter().filter_map(|name| LayerId::from_file_name(name.to_str().ok()?)).map(Object::Layer);
-        Ok(images.chain(layers).collect())
+        self.folders.objects()
     }
 
     fn retire(&self, object: &Object) -> Result<Option<PathBuf>> {
-        let (directory, name, path) = self.place(object);
-        let retired = Uuid::new_v4().to_string();
-        match renameat(directory, &name, &self.tmp, &retired) {
-            Ok(()) => Ok(Some(self.directory.join("tmp").join(retired))),
-            Err(Errno::NOENT) => Ok(None),
-            Err(e) => Err(Error::io("remove", path)(e)),
-        }
+        self.folders.retire(object)
     }
 
     fn destroy(&self, retired: &Path) -> Result<()> {
-        let name = retired.file_name().unwrap_or_default();
-        let name = CString::new(name.as_bytes()).map_err(|_| Error::io("remove", retired)(Errno::INVAL))?;
-        tree::remove_tree(self.tmp.as_fd(), &name).map_err(Error::tree("remove", retired))
+        let name = Folders::retired_name(retired)?;
+        tree::remove_tree(self.folders.tmp.as_fd(), &name).map_err(Error::tree("remove", retired))
     }
 
     fn leftovers(&self) -> Result<Vec<PathBuf>> {
-        let tmp = self.directory.join("tmp");
-        let names = names(self.tmp.as_fd()).map_err(Error::io("list", &tmp))?;
-        Ok(names.iter().map(|name| tmp.join(std::ffi::OsStr::from_bytes(name.to_bytes()))).collect())
+        self.folders.leftovers()
     }
 
     fn size(&self, object: &Object) -> Result<u64> {
         let root = match object {
             Object::Layer(layer) => self.open_diff(*layer)?,
-            Object::Image(image) => directory::open(&self.image_dir(image))?,
+            Object::Image(image) => directory::open(&self.folders.image_dir(image))?,
         };
-        let size = tree::tree_size(root.as_fd()).map_err(Error::tree("measure", self.place(object).2))?;
+        let size = tree::tree_size(root.as_fd()).map_err(Error::tree("measure", self.folders.place(object).2))?;
         Ok(size.bytes)
     }
 
     fn root(&self, chain: Chain<'_>) -> Result<RootSource> {
         let mut lower: Vec<PathBuf> = chain.lowers.iter().rev().map(|&layer| self.diff_dir(layer)).collect();
-        lower.extend(chain.image.map(|image| self.image_dir(image).join("rootfs")));
+        lower.extend(chain.image.map(|image| self.folders.image_dir(image).join("rootfs")));
         // An upper layer needs a lower one, and a lone layer that may hold whiteouts another one to be stacked with.
         if lower.is_empty() || (lower.len() == 1 && chain.upper.is_none() && chain.image.is_none()) {
-            lower.push(self.directory.join("empty"));
+            lower.push(self.folders.directory.join(EMPTY));
         }
         Ok(RootSource::Overlay {
             lower,
             upper: chain.upper.map(|layer| self.diff_dir(layer)),
-            work: chain.upper.map(|layer| self.layer_dir(layer).join("work")),
+            work: chain.upper.map(|layer| self.folders.layer_dir(layer).join("work")),
         })
     }
 
@@ -384,32 +317,15 @@ impl Driver for Overlay {
         for path in self.leftovers()? {
             self.destroy(&path)?;
         }
-        for path in ["images", "layers", "tmp", "empty"].map(|name| self.directory.join(name)) {
-            match rmdir(&path) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(e) => return Err(Error::io("remove", path)(e)),
-            }
-        }
-        match rmdir(&self.directory) {
-            // A mount point, or an administrator's own directory with other things in it.
-            Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::BUSY) => Ok(()),
-            Err(e) => Err(Error::io("remove", &self.directory)(e)),
-        }
+        self.folders.remove(&FOLDERS)
     }
 
     fn resources(&self) -> Result<Resources> {
-        let stat = fstatvfs(&self.layers).map_err(Error::io("read the size of", &self.directory))?;
-        let used = stat.f_blocks.saturating_sub(stat.f_bfree);
-        Ok(Resources {
-            space_used: used * stat.f_frsize,
-            space_total: (used + stat.f_bavail) * stat.f_frsize,
-            inodes_used: stat.f_files.saturating_sub(stat.f_ffree),
-            inodes_total: stat.f_files,
-        })
+        self.folders.resources()
     }
 
     fn sync(&self) -> Result<()> {
-        syncfs(&self.layers).map_err(Error::io("flush the filesystem of", &self.directory))
+        self.folders.sync()
     }
 }
 
@@ -423,9 +339,9 @@ struct Temporary<'a> {
 impl<'a> Temporary<'a> {
     fn create(pool: &'a Overlay) -> Result<Self> {
         let name = Uuid::new_v4().to_string();
-        let path = pool.directory.join("tmp").join(&name);
-        mkdirat(&pool.tmp, &name, Mode::RWXU).map_err(Error::io("create", &path))?;
-        let fd = openat(&pool.tmp, &name, DIRECTORY, Mode::empty()).map_err(Error::io("open", &path))?;
+        let path = pool.folders.temporary(&name);
+        mkdirat(&pool.folders.tmp, &name, Mode::RWXU).map_err(Error::io("create", &path))?;
+        let fd = openat(&pool.folders.tmp, &name, DIRECTORY, Mode::empty()).map_err(Error::io("open", &path))?;
         Ok(Self { pool, name: Some(name), fd })
     }
 
@@ -434,7 +350,7 @@ impl<'a> Temporary<'a> {
     }
 
     fn path(&self) -> PathBuf {
-        self.pool.directory.join("tmp").join(self.name())
+        self.pool.folders.temporary(self.name())
     }
 
     fn subdirectory(&self, name: &str) -> Result<OwnedFd> {
@@ -464,8 +380,7 @@ fn copy_root(below: BorrowedFd<'_>, diff: BorrowedFd<'_>) -> Result<(), Errno> {
     fchown(diff, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     fchmod(diff, Mode::from_raw_mode(stat.st_mode))?;
     tree::copy_xattrs(below, diff, |name| !name.starts_with(b"trusted.overlay."))?;
-    let (last_access, last_modification) = times(&stat);
-    futimens(diff, &Timestamps { last_access, last_modification })
+    futimens(diff, &tree::timestamps(&stat))
 }
 
 /// Whether two roots look the same in a merged tree.
@@ -487,9 +402,4 @@ fn same_root(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool, Errno> 
 /// Attributes of an upper root that belong to one mount only.
 fn is_mount_identity(name: &[u8]) -> bool {
     matches!(name, b"trusted.overlay.uuid" | b"trusted.overlay.origin" | b"trusted.overlay.upper")
-}
-
-fn times(stat: &Stat) -> (Timespec, Timespec) {
-    let time = |tv_sec: i64, tv_nsec: u64| Timespec { tv_sec, tv_nsec: tv_nsec as _ };
-    (time(stat.st_atime, stat.st_atime_nsec), time(stat.st_mtime, stat.st_mtime_nsec))
 }

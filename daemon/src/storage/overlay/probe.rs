@@ -17,8 +17,8 @@ use crate::storage::{Error, Result};
 pub(super) fn check(pool: &Overlay) -> Result<()> {
     let temporary = Temporary::create(pool)?;
     attempt(&temporary).map_err(|reason| Error::Unsuitable {
-        path: pool.directory.clone(),
-        reason: format!("{reason} (the filesystem there is {})", filesystem(pool.layers.as_fd())),
+        path: pool.folders.directory.clone(),
+        reason: format!("{reason} (the filesystem there is {})", filesystem(pool.folders.layers.as_fd())),
     })
 }
 

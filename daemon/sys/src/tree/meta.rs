@@ -130,22 +130,30 @@ pub fn copy_xattrs(from: impl AsFd, to: impl AsFd, wanted: impl Fn(&[u8]) -> boo
 }
 
 /// Owner, mode and times.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Attributes {
     owner: Uid,
     group: Gid,
     mode: Mode,
-    times: (Timespec, Timespec),
+    times: Timestamps,
+}
+
+/// The times of access and change of a file, to be given to another.
+pub fn timestamps(stat: &Stat) -> Timestamps {
+    let time = |tv_sec: i64, tv_nsec: u64| Timespec { tv_sec, tv_nsec: tv_nsec as _ };
+    Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    }
 }
 
 impl Attributes {
     pub(super) fn of(stat: &Stat) -> Self {
-        let time = |tv_sec: i64, tv_nsec: u64| Timespec { tv_sec, tv_nsec: tv_nsec as _ };
         Self {
             owner: Uid::from_raw(stat.st_uid),
             group: Gid::from_raw(stat.st_gid),
             mode: Mode::from_raw_mode(stat.st_mode),
-            times: (time(stat.st_atime, stat.st_atime_nsec), time(stat.st_mtime, stat.st_mtime_nsec)),
+            times: timestamps(stat),
         }
     }
 
@@ -159,20 +167,16 @@ impl Attributes {
     }
 
     pub(super) fn set_times(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
-        futimens(fd, &self.timestamps())
+        futimens(fd, &self.times)
     }
 
     /// Like [`Attributes::set_times`], of an entry that is not opened.
     pub(super) fn set_times_at(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
-        utimensat(dir, name, &self.timestamps(), AtFlags::SYMLINK_NOFOLLOW)
+        utimensat(dir, name, &self.times, AtFlags::SYMLINK_NOFOLLOW)
     }
 
     /// The owner of an entry that is not opened. Its mode is set by whatever makes it.
     pub(super) fn set_owner_at(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
         chownat(dir, name, Some(self.owner), Some(self.group), AtFlags::SYMLINK_NOFOLLOW)
-    }
-
-    fn timestamps(&self) -> Timestamps {
-        Timestamps { last_access: self.times.0, last_modification: self.times.1 }
     }
 }

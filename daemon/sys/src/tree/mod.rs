@@ -29,7 +29,7 @@ use rustix::io::Errno;
 
 pub use copy::{Copied, copy_tree};
 pub use entry::{EntryCopier, EntryOutcome, StepError};
-pub use meta::{copy_xattrs, get_xattr, list_xattrs};
+pub use meta::{copy_xattrs, get_xattr, list_xattrs, timestamps};
 pub use project::set_project;
 pub use remove::{remove_contents, remove_tree};
 pub use size::{TreeSize, tree_size};
