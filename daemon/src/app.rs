@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::apparmor::AppArmor;
 use crate::error::{Context, Result};
 use crate::events::Events;
+use crate::grace::GracePeriods;
 use crate::images::Images;
 use crate::instances::Instances;
 use crate::inventory::Inventory;
@@ -65,6 +66,11 @@ impl Paths {
     /// An instance's run directory: gone when it stops.
     pub fn run(&self, id: i64) -> PathBuf {
         self.root.join("run").join(id.to_string())
+    }
+
+    /// The mark of short grace periods.
+    pub fn grace(&self) -> PathBuf {
+        self.root.join("rcu_expedited")
     }
 
     /// An instance's logs.
@@ -144,6 +150,8 @@ pub struct Parts {
     pub instances: Instances,
     /// The host's systemd.
     pub systemd: Systemd,
+    /// How long the kernel takes for what it frees.
+    pub grace: Arc<GracePeriods>,
     /// Held while a client's change of anything but an instance is read, compared with its ETag and written, so that no
     /// other comes in between. An instance's slot does that for instances.
     pub edits: Mutex<()>,

@@ -9,6 +9,7 @@ pub mod apparmor;
 pub mod config;
 pub mod error;
 pub mod events;
+pub mod grace;
 pub mod host;
 pub mod images;
 pub mod instances;

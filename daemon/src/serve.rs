@@ -17,6 +17,7 @@ use crate::app::{App, Parts, Paths};
 use crate::apparmor::AppArmor;
 use crate::error::{Context, Error, Result};
 use crate::events::Events;
+use crate::grace::GracePeriods;
 use crate::images::Images;
 use crate::instances::{Instances, boot, schedule};
 use crate::inventory::{Inventory, ProfileRow};
@@ -149,6 +150,7 @@ fn open(paths: Paths, monitor: &Path) -> Result<App> {
         pools,
         instances,
         systemd,
+        grace: GracePeriods::new(paths.grace()),
         images: Images::default(),
         edits: Mutex::new(()),
         warnings: Warnings,

@@ -83,7 +83,7 @@ impl Action {
                 Ok(())
             }
             Self::Restart(how) => {
-                stop::end(&held, how).await?;
+                stop::end(&app, &held, how).await?;
                 start::start(&app, &held, &name).await?;
                 app.events.lifecycle("instance-restarted", format!("/1.0/instances/{name}"), serde_json::Value::Null);
                 Ok(())

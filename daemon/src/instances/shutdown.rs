@@ -66,7 +66,7 @@ async fn stop_one(app: &App, slot: &Arc<Slot>, name: &str, how: How) -> Result<(
             return Err(Error::new(Kind::Timeout, format!("it was busy for {seconds} s with something else")));
         }
     };
-    stop::end(&held, how).await?;
+    stop::end(app, &held, how).await?;
     app.events.lifecycle("instance-shutdown", format!("/1.0/instances/{name}"), Value::Null);
     drop(held);
     stop::delete_if_ephemeral(app, slot, name).await;

@@ -186,7 +186,7 @@ pub async fn restore(app: &App, held: &Held, instance: &str, name: &str) -> Resu
     let made = blocking(move || pool.volume_from_snapshot(&wanted)).await?;
     let was_running = held.from() == Observed::Running;
     if was_running {
-        stop::end(held, stop::How::Kill).await?;
+        stop::end(app, held, stop::How::Kill).await?;
     }
     let mut next = row.clone();
     let old = std::mem::replace(&mut next.volume, (*made).clone());

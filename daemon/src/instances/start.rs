@@ -96,7 +96,7 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
 
     if let Err(error) = record(app, id, changes).await {
         // What is not recorded must not run.
-        stop::end(held, stop::How::Kill).await?;
+        stop::end(app, held, stop::How::Kill).await?;
         return Err(error);
     }
     app.events.lifecycle("instance-started", format!("/1.0/instances/{name}"), Value::Null);

@@ -62,7 +62,7 @@ impl How {
 /// # Errors
 /// Where it did not end in time; it then runs on.
 pub async fn stop(app: &App, held: &Held, name: &str, how: How) -> Result<()> {
-    end(held, how).await?;
+    end(app, held, how).await?;
     record_stopped(app, held.slot().id()).await?;
     let action = if how == How::Kill { "instance-stopped" } else { "instance-shutdown" };
     app.events.lifecycle(action, format!("/1.0/instances/{name}"), Value::Null);
@@ -73,10 +73,10 @@ pub async fn stop(app: &App, held: &Held, name: &str, how: How) -> Result<()> {
 ///
 /// # Errors
 /// As [`stop`].
-pub async fn end(held: &Held, how: How) -> Result<()> {
+pub async fn end(app: &App, held: &Held, how: How) -> Result<()> {
     let Some(live) = held.slot().live() else { return Ok(()) };
     live.request_stop();
-    let outcome = ask(&live, how).await;
+    let outcome = ask(app, &live, how).await;
     if outcome.is_err() {
         live.withdraw_stop();
         // It may have ended in this very moment: then all is well, and nobody else takes care of it.
@@ -87,9 +87,9 @@ pub async fn end(held: &Held, how: How) -> Result<()> {
     outcome
 }
 
-async fn ask(live: &Arc<Live>, how: How) -> Result<()> {
+async fn ask(app: &App, live: &Arc<Live>, how: How) -> Result<()> {
     let (patience, then_kill) = match how {
-        How::Kill => return kill(live).await,
+        How::Kill => return kill(app, live).await,
         How::Clean { timeout } => (timeout, false),
         How::CleanThenKill { timeout } => (Some(timeout), true),
     };
@@ -109,7 +109,7 @@ async fn ask(live: &Arc<Live>, how: How) -> Result<()> {
     };
     match (in_time, then_kill) {
         (true, _) => Ok(()),
-        (false, true) => kill(live).await,
+        (false, true) => kill(app, live).await,
         (false, false) => Err(Error::new(
             Kind::Timeout,
             format!(
@@ -148,7 +148,8 @@ fn waits_for_signals(pid: u32) -> bool {
     call.split(' ').next().and_then(|number| number.parse().ok()) == Some(libc::SYS_rt_sigtimedwait)
 }
 
-async fn kill(live: &Arc<Live>) -> Result<()> {
+async fn kill(app: &App, live: &Arc<Live>) -> Result<()> {
+    let _short = app.grace.shorten();
     let cgroup = live.cgroup.clone();
     blocking(move || cgroup.kill().doing("cannot kill the instance")).await?;
     if tokio::time::timeout(KILL_DEADLINE, live.wait_end()).await.is_err() {

@@ -15,6 +15,10 @@
 //! start before the first instance runs, and would then delay it. The subnet is freshly made and the link is ours, so
 //! detection is off (`accept_dad=0`), and the link-local address, which the kernel adds only with a carrier, is added
 //! by us, since router advertisements are sent from it.
+//!
+//! The bridge asks who listens to which multicast group, for only where somebody asks does it know, and send no more
+//! to a port than is listened to there (Documentation/networking/bridge.rst, "Multicast"). IPv6's neighbour discovery
+//! and its reports are multicast: sent to everyone, each new instance would cost every other one a dozen packets.
 
 use std::{fs, net::IpAddr};
 
@@ -22,7 +26,7 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
-    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
 };
 
 use super::{
@@ -104,6 +108,9 @@ pub(super) async fn up(
     apply_link(rtnl, owner, name, &link, hwaddr, config.mtu).await?;
     apply_addresses(rtnl, link.index, hwaddr, config).await?;
     settings_after_up(name, config)?;
+    // A network beyond the host has its own routers to ask.
+    let querier = InfoData::Bridge(vec![InfoBridge::MulticastQuerier(config.external_interfaces.is_empty())]);
+    rtnl.set_kind_data(name, InfoKind::Bridge, querier).await?;
     apply_ports(rtnl, link.index, config, before).await?;
     Ok(Outcome { created })
 }

@@ -14,7 +14,7 @@ use rtnetlink::{
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         address::AddressMessage,
-        link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage},
+        link::{InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
         route::RouteMessage,
     },
 };
@@ -165,6 +165,16 @@ impl Rtnl {
     /// Changes an existing link to what the message says.
     pub async fn set_link(&self, link: LinkMessage, name: &str) -> Result<()> {
         self.change(RouteNetlinkMessage::SetLink(link), 0, || format!("cannot configure interface {name}")).await
+    }
+
+    /// Changes what is particular to an existing link's kind, which RTM_SETLINK passes over.
+    pub async fn set_kind_data(&self, name: &str, kind: InfoKind, data: InfoData) -> Result<()> {
+        let mut link = LinkMessage::default();
+        link.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]),
+        ];
+        self.change(RouteNetlinkMessage::NewLink(link), 0, || format!("cannot configure interface {name}")).await
     }
 
     /// Changes an existing link's attributes, and raises it if `up`.

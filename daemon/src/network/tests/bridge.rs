@@ -21,7 +21,15 @@ fn comes_up_complete_and_a_second_time_changes_nothing() {
         let net = network("duetbr0");
         host.manager().bridge_up(&net).await.unwrap();
         let shown = run("ip -d addr show duetbr0");
-        for part in ["10.123.7.1/24", "fd42:1:2:3::1/64", "alias duet:", "UP", "inet6 fe80::1266:6aff:fe", "10:66:6a"] {
+        for part in [
+            "10.123.7.1/24",
+            "fd42:1:2:3::1/64",
+            "alias duet:",
+            "UP",
+            "inet6 fe80::1266:6aff:fe",
+            "10:66:6a",
+            "mcast_querier 1",
+        ] {
             assert!(shown.contains(part), "{part} in {shown}");
         }
         assert!(!shown.contains("tentative"), "{shown}");
@@ -167,6 +175,7 @@ fn takes_external_interfaces_in_and_lets_them_go() {
         manager.bridge_up(&net).await.unwrap();
         manager.bridge_up(&net).await.unwrap();
         assert!(run("ip link show ext0").contains("master duetbr0"));
+        assert!(run("ip -d link show duetbr0").contains("mcast_querier 0"));
 
         net.config.external_interfaces = vec!["ext1".to_owned()];
         let error = manager.bridge_up(&net).await.unwrap_err().to_string();
@@ -177,6 +186,7 @@ fn takes_external_interfaces_in_and_lets_them_go() {
         net.config.external_interfaces = Vec::new();
         manager.bridge_up(&net).await.unwrap();
         assert!(!run("ip link show ext0").contains("master"));
+        assert!(run("ip -d link show duetbr0").contains("mcast_querier 1"));
     });
 }
 

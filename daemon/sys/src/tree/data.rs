@@ -2,25 +2,27 @@
 
 use std::os::fd::BorrowedFd;
 
-use rustix::fs::{SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
+use rustix::fs::{SeekFrom, ftruncate, ioctl_ficlone, seek};
 use rustix::io::{Errno, pread, pwrite};
 
-/// Bytes moved per call: a signal or a cancelled copy need not wait for more.
-const CHUNK: usize = 128 << 20;
-
-/// Bytes moved per call where the kernel cannot copy by itself.
+/// Bytes read per call.
 const BUFFER: usize = 256 << 10;
+
+/// Bytes that are left out together where they are all zero. copy_file_range(2) would not look: a journal of systemd's
+/// is 8 MiB of preallocated space, nearly all of it zeros in memory, that would be written and flushed.
+const BLOCK: usize = 64 << 10;
+static ZEROS: [u8; BLOCK] = [0; BLOCK];
 
 /// What the filesystems of source and destination can do together, learnt from the first file that is tried.
 #[derive(Debug)]
 pub(super) struct DataCopier {
     reflink: bool,
-    in_kernel: bool,
+    buffer: Box<[u8]>,
 }
 
 impl DataCopier {
     pub(super) fn new() -> Self {
-        Self { reflink: true, in_kernel: true }
+        Self { reflink: true, buffer: vec![0; BUFFER].into() }
     }
 
     /// Whether the last files were cloned, not copied.
@@ -28,8 +30,9 @@ impl DataCopier {
         self.reflink
     }
 
-    /// Copies a file of `size` bytes, `allocated` of them on disk, into an empty one. Holes stay holes. What is written
-    /// to it or cut off meanwhile may or may not be in the copy.
+    /// Copies a file of `size` bytes, `allocated` of them on disk, into an empty one. Holes stay holes, and
+    /// where data is copied, long runs of zeros become holes. What is written to it or cut off meanwhile may or may not
+    /// be in the copy.
     pub(super) fn copy(
         &mut self,
         from: BorrowedFd<'_>,
@@ -77,38 +80,31 @@ impl DataCopier {
         ftruncate(to, size)
     }
 
+    /// Copies what lies between `start` and `end`, but leaves a hole for each block that reads as zeros.
     fn range(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> Result<(), Errno> {
         let mut at = start;
-        while at < end && self.in_kernel {
-            let len = usize::try_from(end - at).map_or(CHUNK, |len| len.min(CHUNK));
-            let (mut read_at, mut write_at) = (at, at);
-            match copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), len) {
-                Ok(0) => return Ok(()),
-                Ok(moved) => at += moved as u64,
-                Err(Errno::INTR) => {}
-                Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => self.in_kernel = false,
-                Err(e) => return Err(e),
+        while at < end {
+            let len = usize::try_from(end - at).map_or(BUFFER, |len| len.min(BUFFER));
+            let got = rustix::io::retry_on_intr(|| pread(from, &mut self.buffer[..len], at))?;
+            if got == 0 {
+                return Ok(());
+            }
+            for block in self.buffer[..got].chunks(BLOCK) {
+                if *block != ZEROS[..block.len()] {
+                    write_all(to, block, at)?;
+                }
+                at += block.len() as u64;
             }
         }
-        if at < end { by_hand(from, to, at, end) } else { Ok(()) }
+        Ok(())
     }
 }
 
-fn by_hand(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> Result<(), Errno> {
-    let mut buffer = vec![0; BUFFER];
-    let mut at = start;
-    while at < end {
-        let len = usize::try_from(end - at).map_or(BUFFER, |len| len.min(BUFFER));
-        let got = rustix::io::retry_on_intr(|| pread(from, &mut buffer[..len], at))?;
-        if got == 0 {
-            return Ok(());
-        }
-        let mut part = &buffer[..got];
-        while !part.is_empty() {
-            let put = rustix::io::retry_on_intr(|| pwrite(to, part, at))?;
-            part = &part[put..];
-            at += put as u64;
-        }
+fn write_all(to: BorrowedFd<'_>, mut part: &[u8], mut at: u64) -> Result<(), Errno> {
+    while !part.is_empty() {
+        let put = rustix::io::retry_on_intr(|| pwrite(to, part, at))?;
+        part = &part[put..];
+        at += put as u64;
     }
     Ok(())
 }

@@ -243,6 +243,29 @@ fn hostile_trees_are_copied_measured_and_removed() {
     }
 }
 
+#[test]
+fn preallocated_space_is_not_copied() {
+    let tree = TempDir::new().unwrap();
+    let file = |name: &str| tree.path().join(name);
+    let mut journal = vec![0; 8 << 20];
+    journal[..100_000].fill(3);
+    journal[(8 << 20) - 1] = 4;
+    fs::write(file("journal"), &journal).unwrap();
+    // Ends within a block, and no block has anything in it.
+    fs::write(file("zeros"), vec![0; 1_000_001]).unwrap();
+    let (copy_dir, copied) = copied(tree.path());
+    let copied = copied.unwrap();
+    let copy = |name: &str| copy_dir.path().join("copy").join(name);
+    assert!(fs::read(copy("journal")).unwrap() == journal);
+    assert!(fs::read(copy("zeros")).unwrap() == vec![0; 1_000_001]);
+    let allocated = |path| fs::metadata(path).unwrap().blocks() * 512;
+    // Where the filesystem shares data, nothing is written at all.
+    if !copied.reflinked {
+        assert!(allocated(copy("journal")) < 512 << 10);
+        assert_eq!(allocated(copy("zeros")), 0);
+    }
+}
+
 /// Deeper than any path, than the open levels, and than the descriptors of a process usually are.
 #[test]
 fn depth_costs_neither_stack_nor_descriptors() {
