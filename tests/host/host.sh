@@ -47,8 +47,26 @@ stage() {
         [ -z "$file" ] || cp "$file" "$root/root/images/${name/\//-}.tar${file##*.tar}"
     done
     [ ! -d "$target/clients/docker" ] || cp -r "$target/clients/docker" "$root/root"
+    # shellcheck disable=SC2053 # T is a pattern
+    [[ suite != ${T:-*} ]] || stage_suite "$root"
     pack_files "$run" "$root"
     rm -rf "$root"
+}
+
+# The end-to-end suite at the very paths that it was built for, where it looks for what it needs.
+stage_suite() { # stage_suite ROOT
+    local program name files=("$top/images" "$top/tests/data")
+    program=$(cd "$top" && as_owner cargo test --locked -p duet-tests --test e2e --no-run 2>&1 \
+        | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
+    [ -n "$program" ] || fail "cargo test built no end-to-end suite."
+    files+=("$(realpath "$top/$program" 2>/dev/null || realpath "$program")" "$target"/debug/duet-test-{holder,shell})
+    for name in "${images[@]}"; do
+        # shellcheck disable=SC2012 # our own names
+        files+=("$(ls -t "$target/e2e-cache/${name/\//-}"-*.tar* 2>/dev/null | head -n 1)")
+    done
+    cp --parents -r "${files[@]}" "$1"
+    strip "$1${files[2]}"
+    printf '%s\n' "${files[2]}" > "$1/root/suite"
 }
 
 make_ready() { # make_ready IMAGE RESULT

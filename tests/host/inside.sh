@@ -31,6 +31,19 @@ skip() {
     exit 77
 }
 
+# need WHAT...: what a host may lack.
+need() {
+    local what
+    for what in "$@"; do
+        case $what in
+            systemd) [ -d /run/systemd/system ] || skip "no systemd" ;;
+            cgroup2) [ -e /sys/fs/cgroup/cgroup.controllers ] || skip "no cgroup v2 with controllers" ;;
+            apparmor) [ -e /sys/kernel/security/apparmor/profiles ] || skip "no AppArmor in the kernel" ;;
+            *) echo "$what is nothing that can be needed"; return 1 ;;
+        esac
+    done
+}
+
 # need_image ALIAS
 need_image() {
     duet image info "$1" >/dev/null 2>&1 || skip "no image $1 in target/e2e-cache: the end-to-end suite makes it"

@@ -64,6 +64,10 @@ end_qemu() {
     exec {command_in}>&- {command_out}>&- {monitor_in}>&- {monitor_out}>&-
 }
 
+host_is_there() {
+    kill -0 "$qemu_pid" 2>/dev/null
+}
+
 # Cuts the host's power: QEMU has no time for anything.
 cut_power() {
     kill -KILL "$qemu_pid"

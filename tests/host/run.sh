@@ -5,12 +5,15 @@
 #   make test-host             all of them
 #   make test-host T=limits    one file of them
 #   HOST_SUITE=bookworm        on Debian 12 instead of 13
+#   HOST_SUITE=bare            on this machine, in namespaces of its own with neither systemd nor another service
 # shellcheck disable=SC2016 # what stands in single quotes is expanded in the host
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../../daemon/packaging/lib.sh
 source "$(dirname "$0")/../../daemon/packaging/lib.sh"
 # shellcheck source-path=SCRIPTDIR source=host.sh
 source "$top/tests/host/host.sh"
+# shellcheck source-path=SCRIPTDIR source=bare.sh
+[ "${HOST_SUITE:-}" != bare ] || source "$top/tests/host/bare.sh"
 
 passed=0 failed=0 skipped=0
 
@@ -23,7 +26,7 @@ check() {
     report "$1" "$status" "$output" "$started"
     # What a check did not come to remove is not in the way of the next.
     case $status in 0 | 77) ;; *) within 60 'duet list -f csv -c n | xargs -r duet delete --force' >/dev/null || true ;; esac
-    [ "$status" = 0 ] || kill -0 "$qemu_pid" 2>/dev/null || { keep_logs; fail "QEMU has ended: no more can be checked."; }
+    [ "$status" = 0 ] || host_is_there || { keep_logs; fail "The host is gone: no more can be checked."; }
 }
 
 report() { # report NAME STATUS OUTPUT STARTED
@@ -35,12 +38,21 @@ report() { # report NAME STATUS OUTPUT STARTED
     esac
 }
 
+# needs WHAT...: whether the host has what all checks of a file need. They are left out, once for all, where it has not.
+needs() {
+    local output status=0 started=$SECONDS
+    output=$(within 30 ". /usr/local/lib/duet-checks.sh; need $*" 2>&1) || status=$?
+    [ "$status" = 0 ] && return
+    report "$(basename "$file" .sh)" "$status" "$output" "$started"
+    return 1
+}
+
 # What the host knows about a failure.
 keep_logs() {
     local logs=$target/host-logs
     rm -rf "$logs"
     mkdir -p "$logs"
-    cp "$run/console.log" "$run/qemu.log" "$logs"
+    cp "$run"/*.log "$logs"
     within 60 'journalctl --no-pager -o short-precise' > "$logs/journal.log" || true
     within 60 'journalctl --no-pager -o short-precise -u duetd' > "$logs/duetd.log" || true
     within 60 'for name in $(duet list -f csv -c n); do

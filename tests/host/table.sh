@@ -6,10 +6,10 @@ set -euo pipefail
 source "$(dirname "$0")/../../daemon/packaging/lib.sh"
 
 suites=() titles=()
-for suite in trixie:13 bookworm:12; do
+for suite in "trixie:Debian 13" "bookworm:Debian 12" "bare:a bare machine"; do
     [ -s "$target/host-results-${suite%:*}.tsv" ] || continue
     suites+=("${suite%:*}")
-    titles+=("Debian ${suite#*:}")
+    titles+=("${suite#*:}")
 done
 [ ${#suites[@]} -gt 0 ] || fail "Nothing was checked yet: run 'make test-host'."
 

@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # AppArmor: a profile for each running instance, and one of its own policy namespace with nesting.
 
+needs apparmor || return 0
+
 check "a running container has a profile, which goes with it" <<'END'
 need_image debian/13
 duet launch debian/13 c1 --wait=ready

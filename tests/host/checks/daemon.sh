@@ -1,6 +1,8 @@
 # shellcheck shell=bash disable=SC2016
 # The daemon comes and goes, by systemctl and by force, and what it started stays.
 
+needs systemd || return 0
+
 check "containers to leave alone" <<'END'
 need_image debian/13
 need_image busybox

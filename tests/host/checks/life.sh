@@ -15,6 +15,7 @@ grep -q '30 90' /tmp/terminal
 END
 
 check "pause stops every process and resume lets them go on" <<'END'
+need cgroup2
 duet pause life
 is FROZEN "$(duet list life -f csv -c s)"
 is 1 "$(in_cgroup life cgroup.events | awk '/^frozen/ { print $2 }')" "frozen"
@@ -58,6 +59,7 @@ END
 
 check "a privileged container reaches no disk of the host's and no kernel setting" <<'END'
 need_image debian/13
+[ -b /dev/vda ] || skip "its disk is not /dev/vda"
 duet launch debian/13 mighty -c security.privileged=true --wait=ready
 duet exec mighty -- sh -c "mknod /tmp/disk b $(stat -c '0x%t 0x%T' /dev/vda)"
 fails duet exec mighty -- dd if=/tmp/disk of=/dev/null count=1

@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # Limits through the version 2 controllers, set and taken away while the container runs.
 
+needs systemd cgroup2 || return 0
+
 check "a container to limit" <<'END'
 need_image debian/13
 duet launch debian/13 limits --wait=ready

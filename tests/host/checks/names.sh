@@ -1,6 +1,8 @@
 # shellcheck shell=bash disable=SC2016
 # Instances among the host's machines, and their names on the host.
 
+needs systemd || return 0
+
 check "machinectl lists an instance and shows it" <<'END'
 need_image debian/13
 command -v machinectl >/dev/null || skip "no systemd-machined in the image"

@@ -2,6 +2,8 @@
 # Beside ufw and Docker instances are reached, or the doctor and a warning name the rule in the way.
 # And `duet doctor --fix` mends it, for good.
 
+needs systemd || return 0
+
 CHECK_SECONDS=400
 
 read -r -d '' helpers <<'END' || true

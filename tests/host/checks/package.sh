@@ -1,6 +1,8 @@
 # shellcheck shell=bash disable=SC2034
 # The Debian package: what it brings, what systemd does with its units, upgrades, removal and purge.
 
+needs systemd || return 0
+
 CHECK_SECONDS=400
 
 check "apt has installed all files, for root and by root" <<'END'

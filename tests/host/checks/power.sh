@@ -11,6 +11,8 @@
 # What the daemon acknowledged is noted on this machine, through a serial port: a note on the host's disk would flush
 # other things with it.
 
+needs systemd || return 0
+
 acknowledged=$run/acknowledged
 kills=${POWER_KILLS:-3}
 RANDOM=${POWER_SEED:-$$}

@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # The host is shut down and comes back: containers end in order, and those that should run again do.
 
+needs systemd || return 0
+
 check "containers before the reboot" <<'END'
 need_image debian/13
 need_image busybox

@@ -1,6 +1,8 @@
 # shellcheck shell=bash disable=SC2016
 # Each instance, and each network's dnsmasq, is a unit of the host's systemd.
 
+needs systemd || return 0
+
 check "an instance runs in a scope of its own, its monitor beside it" <<'END'
 need_image busybox
 duet launch busybox sc-1 --wait=ipv4

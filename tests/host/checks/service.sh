@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # The unit, and what an admin looks at first.
 
+needs systemd || return 0
+
 check "duetd.service is active and enabled" <<'END'
 is active "$(systemctl is-active duetd)"
 is enabled "$(systemctl is-enabled duetd)"

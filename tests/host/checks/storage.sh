@@ -35,10 +35,22 @@ END
 
 # on_disk FILESYSTEM MKFS-OPTIONS...: an overlay pool on a filesystem with project quotas.
 on_disk() {
-    printf 'modprobe %s; type mkfs.%s >/dev/null || skip "mkfs.%s is not installed"\n' "$1" "$1" "$1"
-    printf 'truncate -s 1G /var/tmp/sized; mkdir -p /mnt/sized\n%s /var/tmp/sized\n' "${*:2}"
-    printf 'mount -o loop,prjquota /var/tmp/sized /mnt/sized\ntrap "duet delete --force sized copied 2>/dev/null || true; duet storage delete sized 2>/dev/null || true; umount /mnt/sized; rm /var/tmp/sized" EXIT\n'
-    printf 'duet storage create sized overlay source=/mnt/sized\n%s\n' "$sizes"
+    printf 'filesystem=%s mkfs="%s"\n' "$1" "${*:2}"
+    cat <<'END'
+type mkfs.$filesystem >/dev/null || skip "mkfs.$filesystem is not installed"
+modprobe $filesystem 2>/dev/null || grep -qw $filesystem /proc/filesystems || skip "no $filesystem in the kernel"
+trap 'duet delete --force sized copied 2>/dev/null || true; duet storage delete sized 2>/dev/null || true
+    ! mountpoint -q /mnt/sized || umount /mnt/sized; rmdir /mnt/sized; rm /var/tmp/sized' EXIT
+truncate -s 1G /var/tmp/sized
+mkdir -p /mnt/sized
+$mkfs /var/tmp/sized
+mount -o loop,prjquota /var/tmp/sized /mnt/sized || {
+    mount -o loop,ro /var/tmp/sized /mnt/sized
+    skip "no project quotas of $filesystem in the kernel"
+}
+duet storage create sized overlay source=/mnt/sized
+END
+    echo "$sizes"
 }
 
 check "overlay on ext4 enforces sizes by project quotas" < <(on_disk ext4 mkfs.ext4 -q -O project,quota -E quotatype=prjquota)

@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # What all of the above left: in the journal, in the kernel's log, on the host. The last file by its name.
 
+needs systemd || return 0
+
 check "no unit of the host failed" <<'END'
 is "" "$(systemctl --failed --plain --no-legend --no-pager)" "the list of failed units"
 END
