@@ -20,6 +20,7 @@ mod size;
 mod stack;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;

@@ -3,11 +3,10 @@
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 
-use rustix::fs::{AtFlags, FileType, Stat, statat};
-use rustix::io::Errno;
+use rustix::fs::{FileType, Stat};
 
 use super::TreeError;
-use super::stack::{DirStack, ListBuffer, Names};
+use super::walk::{Found, walk};
 
 /// The size of a tree.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -20,51 +19,13 @@ pub struct TreeSize {
 
 /// Measures a tree, which may change meanwhile: the result is then of no particular moment.
 pub fn tree_size(root: BorrowedFd<'_>) -> Result<TreeSize, TreeError> {
-    let (mut stack, stat) = DirStack::new(root)?;
     let mut count = Count::default();
-    let mut list = ListBuffer::new();
-    let mut pending = Vec::new();
-    count.add(&stat);
-    pending.push(subdirectories(&stack, &mut list, &mut count)?);
-    while let Some(names) = pending.last_mut() {
-        match names.pop() {
-            Some(name) => {
-                if let Some(stat) = stack.enter(&name)? {
-                    count.add(&stat);
-                    pending.push(subdirectories(&stack, &mut list, &mut count)?);
-                }
-            }
-            None => {
-                pending.pop();
-                if !pending.is_empty() {
-                    stack.leave()?;
-                    // After a move, what is left of the levels in between is not counted.
-                    pending.truncate(stack.depth());
-                }
-            }
-        }
-    }
-    Ok(count.size)
-}
-
-/// Counts all entries of the current directory but its subdirectories, and returns those.
-fn subdirectories(stack: &DirStack, list: &mut ListBuffer, count: &mut Count) -> Result<Names, TreeError> {
-    let mut names = Names::default();
-    let visited = list.for_each(stack.top(), |name, hint| {
-        if hint == FileType::Directory {
-            names.push(name);
-            return Ok(());
-        }
-        match statat(stack.top(), name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => names.push(name),
-            Ok(stat) => count.add(&stat),
-            Err(Errno::NOENT) => {}
-            Err(e) => return Err(stack.error_at("read attributes of", name, e)),
-        }
+    walk(root, |_, found| {
+        let (Found::Directory(stat) | Found::Other(_, stat)) = found;
+        count.add(stat);
         Ok(())
-    });
-    visited.map_err(|e| stack.error("list it", e))??;
-    Ok(names)
+    })?;
+    Ok(count.size)
 }
 
 #[derive(Default)]
