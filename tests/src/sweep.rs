@@ -2,10 +2,12 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::cgroups;
+use crate::wait;
 
 /// Loop devices whose backing file lies below `folder`.
 pub fn loop_devices(folder: &Path) -> Result<Vec<String>> {
@@ -23,10 +25,11 @@ pub fn loop_devices(folder: &Path) -> Result<Vec<String>> {
 }
 
 /// Kills every process of the host, which ends its namespaces and with them its mounts and links; then removes its
-/// cgroups, loop devices and files.
+/// cgroups, ZFS pool, loop devices and files.
 pub fn sweep(folder: &Path, name: &str) -> Result<()> {
     cgroups::destroy(&cgroups::hierarchies()?, name)?;
     unmount(folder)?;
+    destroy_zpool(name)?;
     for device in loop_devices(folder)? {
         Command::new("losetup").args(["--detach", &device]).status().context("running losetup")?;
     }
@@ -34,6 +37,18 @@ pub fn sweep(folder: &Path, name: &str) -> Result<()> {
     if !status.success() {
         bail!("{} could not be removed", folder.display());
     }
+    Ok(())
+}
+
+/// Destroys the ZFS pool that has the host's name, if there is one.
+fn destroy_zpool(name: &str) -> Result<()> {
+    let zpool = |arguments: &[&str]| Command::new("zpool").args(arguments).output().context("running zpool");
+    if !Path::new("/sys/module/zfs").exists() || !zpool(&["list", name])?.status.success() {
+        return Ok(());
+    }
+    // Mounts in namespaces that have just ended go in the background.
+    let gone = || zpool(&["destroy", "-f", name]).ok().filter(|destroyed| destroyed.status.success());
+    wait::poll(Duration::from_secs(30), gone).with_context(|| format!("the ZFS pool {name} cannot be destroyed"))?;
     Ok(())
 }
 

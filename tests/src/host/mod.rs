@@ -68,7 +68,9 @@ impl Host {
     pub fn on(driver: &str) -> Self {
         let host = Self::new();
         if driver != "overlay" {
-            host.ok(&format!("storage create {driver} {driver} size=2GiB"));
+            // Names of ZFS pools are the kernel's.
+            let name = if driver == "zfs" { format!("zfs.pool_name={}", host.name) } else { String::new() };
+            host.ok(&format!("storage create {driver} {driver} size=2GiB {name}"));
             host.ok(&format!("profile device set default root pool={driver}"));
         }
         host

@@ -18,6 +18,13 @@ macro_rules! for_each_driver {
                 super::$name("btrfs");
             })+
         }
+        mod zfs {
+            $(#[test]
+            #[ignore = "needs ZFS in the kernel, which the test host has"]
+            fn $name() {
+                super::$name("zfs");
+            })+
+        }
     };
 }
 

@@ -22,6 +22,10 @@ fn used(host: &Host) -> u64 {
         host.sh(&format!("sync -f {state}/storage-pools/btrfs; btrfs subvolume sync {state}/storage-pools/btrfs"));
         return host.get("/1.0/storage-pools/btrfs/resources")["space"]["used"].as_u64().unwrap();
     }
+    if pools.as_array().unwrap().contains(&json!("/1.0/storage-pools/zfs")) {
+        host.sh("zpool sync; zpool wait -t free $(zpool list -H -o name)");
+        return host.get("/1.0/storage-pools/zfs/resources")["space"]["used"].as_u64().unwrap();
+    }
     host.sh(&format!("sync -f {0}; du -s -B1 {0}/storage-pools | cut -f1", state)).parse().unwrap()
 }
 
