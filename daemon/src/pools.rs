@@ -20,6 +20,8 @@ use crate::warnings;
 pub const DEFAULT_POOL: &str = "default";
 /// The key that records the UUID of a filesystem that Duet made.
 const IDENTITY: &str = "volatile.uuid";
+/// The key with the name of a zpool or dataset.
+const ZFS_NAME: &str = "zfs.pool_name";
 /// When it is tried again to open a pool that could not be.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -111,9 +113,9 @@ impl Pools {
 }
 
 fn open(paths: &Paths, row: &PoolRow) -> Result<(Pool, Trash)> {
-    let backing = recorded(paths, row);
+    let backing = recorded(paths, row)?;
     backing.attach()?;
-    Ok(Pool::open(kind(&row.driver)?, backing.directory())?)
+    Ok(Pool::open(kind(&row.driver)?, &backing)?)
 }
 
 fn kind(driver: &str) -> Result<storage::Kind> {
@@ -123,13 +125,15 @@ fn kind(driver: &str) -> Result<storage::Kind> {
     })
 }
 
-fn places(paths: &Paths, name: &str) -> Places {
-    Places { directory: paths.pool(name), file: paths.disk(name) }
+fn places(paths: &Paths, name: &str, config: &ConfigMap) -> Places {
+    let zpool = config.get(ZFS_NAME).map_or(name, String::as_str).to_owned();
+    Places { directory: paths.pool(name), file: paths.disk(name), zpool }
 }
 
-fn recorded(paths: &Paths, row: &PoolRow) -> Backing {
+fn recorded(paths: &Paths, row: &PoolRow) -> Result<Backing> {
     let id = row.config.get(IDENTITY).and_then(|text| text.parse().ok());
-    Backing::recorded(row.config.get("source").map(String::as_str), id, &places(paths, &row.name))
+    let source = row.config.get("source").map(String::as_str);
+    Ok(Backing::recorded(kind(&row.driver)?, source, id, &places(paths, &row.name, &row.config)))
 }
 
 /// A size among a pool's keys, which were checked.
@@ -151,12 +155,11 @@ pub async fn create(app: &App, name: &str, driver: &str, description: String, mu
     if app.inventory.pool(name)?.is_some() {
         return Err(Error::conflict(format!("Storage pool \"{name}\" already exists")));
     }
-    let places = places(&app.paths, name);
+    let places = places(&app.paths, name, &config);
     let source = config.get("source").map(String::as_str).filter(|source| Path::new(source) != places.file);
     let backing = Backing::plan(kind, source, &places).map_err(|e| Error::invalid(e.to_string()))?;
     check_keys(&backing, &config)?;
-    let taken = app.inventory.pools()?.iter().any(|other| {
-        let other = recorded(&app.paths, other);
+    let taken = app.inventory.pools()?.iter().filter_map(|other| recorded(&app.paths, other).ok()).any(|other| {
         other.source() == backing.source() || other.directory() == backing.directory()
     });
     if taken {
@@ -175,10 +178,13 @@ pub async fn create(app: &App, name: &str, driver: &str, description: String, mu
         given.into_iter().for_each(|given| drop(config.insert("volatile.initial_source".into(), given)));
         config.insert(IDENTITY.into(), id.to_string());
     }
+    if let Some(dataset) = backing.dataset() {
+        config.insert(ZFS_NAME.into(), dataset.to_owned());
+    }
     let limited = config.contains_key("volume.size");
     let made = blocking(move || {
         let new = backing.make(bytes, wipe)?;
-        let pool = Pool::create(kind, new.backing().directory())?;
+        let pool = Pool::create(kind, new.backing())?;
         if limited && let Err(error) = pool.quota() {
             pool.abandon();
             return Err(error);
@@ -204,8 +210,24 @@ fn check_keys(backing: &Backing, config: &ConfigMap) -> Result<()> {
              for a file of that size",
         ));
     }
-    if config.contains_key("source.wipe") && matches!(backing, Backing::Directory(_)) {
-        return Err(Error::invalid("source.wipe: a directory is never wiped; empty it first"));
+    if config.contains_key("source.wipe") && !backing.is_formatted() {
+        return Err(Error::invalid("source.wipe: a directory or dataset is never wiped; empty it first"));
+    }
+    match (config.get(ZFS_NAME), backing.dataset()) {
+        (Some(_), None) => Err(Error::invalid("zfs.pool_name: only pools of the zfs driver have one")),
+        (Some(name), Some(dataset)) if name != dataset => {
+            Err(Error::invalid(format!("zfs.pool_name: the pool is {dataset}, as its source says")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where a pool lives cannot change.
+fn check_fixed(before: &ConfigMap, after: &ConfigMap) -> Result<()> {
+    for key in ["source", ZFS_NAME] {
+        if after.get(key) != before.get(key) {
+            return Err(Error::invalid(format!("the \"{key}\" of a storage pool cannot be changed: make a new pool")));
+        }
     }
     Ok(())
 }
@@ -221,13 +243,11 @@ pub async fn update(app: &App, name: &str, description: String, mut config: Conf
     config::validate_pool_config(&config).map_err(|e| Error::invalid(e.to_string()))?;
     config.retain(|key, _| !key.starts_with("volatile."));
     config.extend(row.config.clone().into_iter().filter(|(key, _)| key.starts_with("volatile.")));
-    if config.get("source") != row.config.get("source") {
-        return Err(Error::invalid("the \"source\" of a storage pool cannot be changed: make a new pool"));
-    }
+    check_fixed(&row.config, &config)?;
     if config.contains_key("source.wipe") {
         return Err(Error::invalid("source.wipe: only a new pool's device is wiped"));
     }
-    let backing = recorded(&app.paths, &row);
+    let backing = recorded(&app.paths, &row)?;
     check_keys(&backing, &config)?;
     if config.contains_key("volume.size") {
         let pool = app.pools.get(name)?;
@@ -261,7 +281,7 @@ pub async fn delete(app: &App, name: &str) -> Result<()> {
         other => other.into(),
     })?;
     let pool = app.pools.take(name);
-    let backing = recorded(&app.paths, &row);
+    let backing = recorded(&app.paths, &row)?;
     blocking(move || {
         let deleted = pool.map_or(Ok(()), Pool::delete);
         // What it lay on goes in any case.

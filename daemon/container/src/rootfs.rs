@@ -6,7 +6,8 @@
 //! or works below it without attaching it at all. Nothing is ever mounted in the caller's mount namespace.
 //!
 //! Kernels from 6.15 on stack overlays on detached mounts. Older ones insist that layers are attached in the mount
-//! namespace of the caller; for those, a thread with a mount namespace of its own does the stacking ([`private`]).
+//! namespace of the caller; for those, a thread with a mount namespace of its own does the stacking ([`private`]). The same
+//! holds for a directory in a filesystem that is mounted for this purpose only.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,6 +40,17 @@ pub enum RootSource {
         /// Its path.
         path: PathBuf,
     },
+    /// A directory at the top of a filesystem that need not be mounted anywhere.
+    Filesystem {
+        /// The filesystem's type: `zfs`.
+        kind: String,
+        /// What to mount, as mount(2) takes it for that type: a dataset's name.
+        source: PathBuf,
+        /// The directory's name.
+        directory: PathBuf,
+        /// Whether it takes changes.
+        writable: bool,
+    },
 }
 
 /// Why a root filesystem could not be opened.
@@ -57,6 +69,16 @@ pub enum RootError {
     Shift {
         /// The layer.
         path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A filesystem could not be mounted.
+    #[error("cannot mount {filesystem:?} ({step}): {source}")]
+    Mount {
+        /// What was to be mounted.
+        filesystem: PathBuf,
+        /// The call.
+        step: &'static str,
         /// The kernel's answer.
         source: io::Error,
     },
@@ -94,6 +116,11 @@ pub fn open_detached(
     }
     match source {
         RootSource::Directory { path } => open_layer(path, userns, attributes),
+        RootSource::Filesystem { kind, source, directory, writable } => {
+            let layer = private::directory_in(kind, source, directory)?;
+            let attributes = if *writable { attributes } else { attributes | mount::RDONLY };
+            prepare(layer, &source.join(directory), userns, attributes)
+        }
         RootSource::Overlay { lower, upper: None, work: None } if lower.len() == 1 => {
             // overlayfs wants two layers at least; one that nobody writes to needs no overlay.
             open_layer(&lower[0], userns, attributes | mount::RDONLY)
@@ -160,6 +187,16 @@ fn assume_owner(layers: &Layers, shifted: bool) -> Result<Option<FilesystemUser>
 fn open_layer(path: &Path, userns: Option<BorrowedFd<'_>>, attributes: u64) -> Result<OwnedFd, RootError> {
     let layer =
         mount::clone_tree(CWD, path, false).map_err(|source| RootError::Layer { path: path.to_owned(), source })?;
+    prepare(layer, path, userns, attributes)
+}
+
+/// Shifts the ids of a detached mount and sets its attributes. The path is for errors.
+fn prepare(
+    layer: OwnedFd,
+    path: &Path,
+    userns: Option<BorrowedFd<'_>>,
+    attributes: u64,
+) -> Result<OwnedFd, RootError> {
     let change = Change { set: attributes, idmap: userns, propagation: libc::MS_PRIVATE, ..Change::default() };
     mount::change(&layer, change).map_err(|source| match userns {
         Some(_) => RootError::Shift { path: path.to_owned(), source },

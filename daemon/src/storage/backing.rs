@@ -1,4 +1,5 @@
-//! What a pool lies on: a directory, a file of Duet's own on a loop device, or a block device.
+//! What a pool lies on: a directory, a file of Duet's own on a loop device, a block device, or a zpool (see
+//! [`Zpool`]).
 //!
 //! A file or device is formatted when the pool is made and mounted by the daemon below its state directory, where it
 //! stays when the daemon ends and is found again. A loop device ends with the mount on it, so nothing has to be undone
@@ -22,6 +23,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use uuid::Uuid;
 
 use super::directory::{self, errno};
+use super::zfs::{self, Zpool};
 use super::{Error, Kind, Result};
 use crate::program::{Program, complaint};
 
@@ -50,6 +52,8 @@ pub enum Backing {
         /// Its UUID.
         id: Uuid,
     },
+    /// A zpool that Duet made, or a dataset.
+    Zpool(Zpool),
 }
 
 /// What a filesystem is on.
@@ -68,6 +72,8 @@ pub struct Places {
     pub directory: PathBuf,
     /// The file of a pool on a file.
     pub file: PathBuf,
+    /// What a zpool of its own is called.
+    pub zpool: String,
 }
 
 impl Backing {
@@ -78,23 +84,30 @@ impl Backing {
     pub fn plan(kind: Kind, source: Option<&str>, places: &Places) -> Result<Self> {
         let directory = |path: PathBuf| Ok(Self::Directory(path));
         let filesystem = |on| Ok(Self::Filesystem { on, mount: places.directory.clone(), id: Uuid::new_v4() });
+        if let (Kind::Overlay | Kind::Btrfs, Some(source)) = (kind, source)
+            && !source.starts_with('/')
+        {
+            return Err(Error::Backing(format!("{source} is no absolute path, as the source of such a pool must be")));
+        }
         match (kind, source) {
+            (Kind::Zfs, source) => Zpool::plan(source, places).map(Self::Zpool),
             (Kind::Overlay, source) => directory(source.map_or_else(|| places.directory.clone(), PathBuf::from)),
             (Kind::Btrfs, None) => filesystem(Medium::File(places.file.clone())),
             (Kind::Btrfs, Some(source)) => match fs::metadata(source) {
-                Ok(meta) if meta.file_type().is_block_device() => filesystem(Medium::Device(source.into())),
                 Ok(meta) if meta.is_dir() => directory(source.into()),
-                Ok(_) => Err(Error::Backing(format!("{source} is neither a directory nor a block device"))),
                 Err(error) if error.kind() == ErrorKind::NotFound && !source.starts_with("/dev/") => {
                     directory(source.into())
                 }
-                Err(error) => Err(Error::Backing(format!("{source} cannot be used: {error}"))),
+                Ok(meta) if !meta.file_type().is_block_device() => {
+                    Err(Error::Backing(format!("{source} is neither a directory nor a block device")))
+                }
+                _ => filesystem(Medium::Device(block_device(source)?)),
             },
         }
     }
 
     /// Says what a pool that was made earlier lies on: `id` is recorded of those on a file or device.
-    pub fn recorded(source: Option<&str>, id: Option<Uuid>, places: &Places) -> Self {
+    pub fn recorded(kind: Kind, source: Option<&str>, id: Option<Uuid>, places: &Places) -> Self {
         let Some(id) = id else {
             return Self::Directory(source.map_or_else(|| places.directory.clone(), PathBuf::from));
         };
@@ -102,13 +115,23 @@ impl Backing {
             Some(device) if device != places.file => Medium::Device(device.to_owned()),
             _ => Medium::File(places.file.clone()),
         };
-        Self::Filesystem { on, mount: places.directory.clone(), id }
+        let mount = places.directory.clone();
+        match (kind, source) {
+            (Kind::Zfs, Some(dataset)) if !dataset.starts_with('/') => {
+                Self::Zpool(Zpool { on: None, dataset: dataset.into(), folder: mount, id })
+            }
+            (Kind::Zfs, _) => {
+                Self::Zpool(Zpool { on: Some(on), dataset: places.zpool.clone(), folder: mount, id })
+            }
+            (Kind::Overlay | Kind::Btrfs, _) => Self::Filesystem { on, mount, id },
+        }
     }
 
     /// The pool's directory.
     pub fn directory(&self) -> &Path {
         match self {
             Self::Directory(path) | Self::Filesystem { mount: path, .. } => path,
+            Self::Zpool(zpool) => &zpool.folder,
         }
     }
 
@@ -117,6 +140,7 @@ impl Backing {
         match self {
             Self::Directory(path) => path,
             Self::Filesystem { on: Medium::File(path) | Medium::Device(path), .. } => path,
+            Self::Zpool(zpool) => zpool.source(),
         }
     }
 
@@ -124,22 +148,51 @@ impl Backing {
     pub fn id(&self) -> Option<Uuid> {
         match self {
             Self::Directory(_) => None,
-            Self::Filesystem { id, .. } => Some(*id),
+            Self::Filesystem { id, .. } | Self::Zpool(Zpool { id, .. }) => Some(*id),
         }
     }
 
     /// Whether it is a file, whose size can be chosen.
     pub fn is_file(&self) -> bool {
-        matches!(self, Self::Filesystem { on: Medium::File(_), .. })
+        self.file().is_some()
     }
 
-    /// Formats and mounts it: a file with this size, a device whatever it holds if `wipe` says so. Undone unless kept.
+    /// Whether a new pool formats it.
+    pub fn is_formatted(&self) -> bool {
+        match self {
+            Self::Directory(_) => false,
+            Self::Filesystem { .. } => true,
+            Self::Zpool(zpool) => zpool.on.is_some(),
+        }
+    }
+
+    fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Filesystem { on: Medium::File(path), .. } | Self::Zpool(Zpool { on: Some(Medium::File(path)), .. }) => {
+                Some(path)
+            }
+            _ => None,
+        }
+    }
+
+    /// The zpool or dataset, where it is one.
+    pub fn dataset(&self) -> Option<&str> {
+        match self {
+            Self::Zpool(zpool) => Some(&zpool.dataset),
+            Self::Directory(_) | Self::Filesystem { .. } => None,
+        }
+    }
+
+    /// Formats and mounts or imports it: a file with this size, a device whatever it holds if `wipe` says so. Undone unless kept.
     ///
     /// # Errors
     /// With what is in the way.
     pub fn make(self, size: u64, wipe: bool) -> Result<New> {
         // What is here when something fails is taken away again.
         let new = New { backing: self, kept: false };
+        if let Backing::Zpool(zpool) = &new.backing {
+            zpool.make(size, wipe)?;
+        }
         if let Backing::Filesystem { on, id, .. } = &new.backing {
             let (path, force) = match on {
                 Medium::File(file) => {
@@ -156,12 +209,16 @@ impl Backing {
         Ok(new)
     }
 
-    /// Mounts it, unless it is mounted already.
+    /// Mounts or imports it, unless that is done already.
     ///
     /// # Errors
     /// Where the file or device is gone or holds something else.
     pub fn attach(&self) -> Result<()> {
-        let Self::Filesystem { on, mount: place, id } = self else { return Ok(()) };
+        let (on, place, id) = match self {
+            Self::Directory(_) => return Ok(()),
+            Self::Zpool(zpool) => return zpool.attach(),
+            Self::Filesystem { on, mount, id } => (on, mount, id),
+        };
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o711)
@@ -196,12 +253,17 @@ impl Backing {
         mount::attach_at(&mounted, CWD, &target).map_err(|e| Error::io("mount on", place)(errno(&e)))
     }
 
-    /// Unmounts it and removes what is Duet's own: the mount point and the file. A device keeps what is on it.
+    /// Unmounts it and removes what is Duet's own: the mount point, the file and the zpool. A device keeps the filesystem
+    /// that is on it.
     ///
     /// # Errors
     /// Where the file cannot be removed.
     pub fn release(&self) -> Result<()> {
-        let Self::Filesystem { on, mount: place, id } = self else { return Ok(()) };
+        let (on, place, id) = match self {
+            Self::Directory(_) => return Ok(()),
+            Self::Zpool(zpool) => return zpool.release(),
+            Self::Filesystem { on, mount, id } => (on, mount, id),
+        };
         while is_mounted(place, *id) {
             // Whatever still has a file open there keeps the filesystem, not the name.
             unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).map_err(Error::io("unmount", place))?;
@@ -209,10 +271,7 @@ impl Backing {
         // It may be gone, or be used for something else by now.
         let _ = fs::remove_dir(place);
         let Medium::File(file) = on else { return Ok(()) };
-        match fs::remove_file(file) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", file)(errno(&error))),
-            _ => Ok(()),
-        }
+        remove_file(file)
     }
 
     /// Makes the file of a mounted pool larger, and its filesystem with it.
@@ -220,22 +279,22 @@ impl Backing {
     /// # Errors
     /// Where it would become smaller, or the pool is on no file.
     pub fn grow(&self, size: u64) -> Result<()> {
-        let Self::Filesystem { on: Medium::File(path), mount: place, .. } = self else {
+        let Some(path) = self.file() else {
             return Err(Error::Backing(
                 "the size of a pool can only be changed where it lies on a file of Duet's".into(),
             ));
         };
+        if let Self::Zpool(zpool) = self {
+            return zpool.grow(path, size);
+        }
         let failed = |e: io::Error| Error::io("enlarge", path)(errno(&e));
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
-        if size < file.metadata().map_err(failed)?.len() {
-            return Err(Error::Backing("a storage pool cannot be made smaller".into()));
-        }
-        file.set_len(size).map_err(failed)?;
+        enlarge(path, &file, size)?;
         let Some((device, _)) = loop_over(&file).map_err(failed)? else {
             return Err(Error::Backing(format!("{} is not in use as a disk", path.display())));
         };
         loop_device::update_size(device).map_err(failed)?;
-        btrfs::grow(directory::open(place)?).map_err(failed)
+        btrfs::grow(directory::open(self.directory())?).map_err(failed)
     }
 }
 
@@ -296,7 +355,7 @@ pub fn sweep(files: &Path, mounts: &Path, names: &HashSet<String>) -> Result<()>
         let name = entry.file_name();
         let pool = name.to_str().and_then(|name| name.strip_suffix(".img"));
         if pool.is_some_and(|pool| !names.contains(pool))
-            && let Err(error) = fs::remove_file(entry.path())
+            && let Err(error) = zfs::destroy_on(&entry.path()).and_then(|()| remove_file(&entry.path()))
         {
             tracing::warn!(%error, file = %entry.path().display(), "a file that belongs to no storage pool stays");
         }
@@ -304,15 +363,46 @@ pub fn sweep(files: &Path, mounts: &Path, names: &HashSet<String>) -> Result<()>
     Ok(())
 }
 
-/// Makes a file of holes. One that is there belongs to no pool.
-fn make_file(path: &Path, size: u64) -> Result<()> {
-    let failed = |e: io::Error| Error::io("create", path)(errno(&e));
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
+/// A path that is to be one of a block device.
+pub(super) fn block_device(source: &str) -> Result<PathBuf> {
+    match fs::metadata(source) {
+        Ok(meta) if meta.file_type().is_block_device() => Ok(source.into()),
+        Ok(_) => Err(Error::Backing(format!("{source} is no block device"))),
+        Err(error) => Err(Error::Backing(format!("{source} cannot be used: {error}"))),
     }
+}
+
+/// Makes a file of holes. One that is there belongs to no pool.
+pub(super) fn make_file(path: &Path, size: u64) -> Result<()> {
+    let failed = |e: io::Error| Error::io("create", path)(errno(&e));
+    remove_file(path)?;
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     file.set_len(size).map_err(failed)
+}
+
+/// Removes a file that may be gone.
+pub(super) fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(errno(&error))),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a file larger with a hole at its end.
+pub(super) fn enlarge(path: &Path, file: &File, size: u64) -> Result<()> {
+    let failed = |e: io::Error| Error::io("enlarge", path)(errno(&e));
+    if size < file.metadata().map_err(failed)?.len() {
+        return Err(Error::Backing("a storage pool cannot be made smaller".into()));
+    }
+    file.set_len(size).map_err(failed)
+}
+
+/// A device holds something that a program would not overwrite.
+pub(super) fn not_empty(path: &Path, said: &str) -> Error {
+    Error::Backing(format!(
+        "{} is not empty ({said}): give another device, or source.wipe=true to lose what is on it",
+        path.display()
+    ))
 }
 
 fn format(path: &Path, id: Uuid, force: bool) -> Result<()> {
@@ -328,10 +418,7 @@ fn format(path: &Path, id: Uuid, force: bool) -> Result<()> {
     }
     let said = format!("{}: {}", MKFS_BTRFS.name, complaint(&output).replace("ERROR: ", ""));
     if said.contains("existing filesystem") || said.contains("partition table") {
-        return Err(Error::Backing(format!(
-            "{} is not empty ({said}): give another device, or source.wipe=true to lose what is on it",
-            path.display()
-        )));
+        return Err(not_empty(path, &said));
     }
     Err(Error::Backing(said))
 }

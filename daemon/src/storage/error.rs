@@ -67,6 +67,14 @@ pub enum Error {
     /// What a pool is to be made of, or its file or device, cannot be used.
     #[error("{0}")]
     Backing(String),
+    /// A program of ZFS failed.
+    #[error("{program}: {said}")]
+    Zfs {
+        /// Its name.
+        program: &'static str,
+        /// What it said.
+        said: String,
+    },
     /// Sizes are not enforced in this pool.
     #[error("the size of a root disk cannot be limited in storage pool {pool}: {reason}")]
     NoQuota {
@@ -146,10 +154,12 @@ impl Error {
             Self::Tree { source, .. } => source.errno(),
             Self::ChainTooLong { source, .. } => source.errno(),
             Self::NoSpace { .. } => Some(Errno::NOSPC),
+            Self::Zfs { said, .. } if said.contains("out of space") => Some(Errno::NOSPC),
             Self::Unsuitable { .. }
             | Self::NotBtrfs { .. }
             | Self::NotEmpty { .. }
             | Self::Backing(_)
+            | Self::Zfs { .. }
             | Self::NoQuota { .. }
             | Self::TooSmall { .. }
             | Self::NoPool { .. }

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::backing::MKFS_BTRFS;
+use super::zfs;
 
 /// A storage driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,17 +14,20 @@ pub enum Kind {
     Overlay,
     /// Subvolumes.
     Btrfs,
+    /// Datasets.
+    Zfs,
 }
 
 impl Kind {
     /// Every driver, the default first.
-    pub const ALL: [Self; 2] = [Self::Overlay, Self::Btrfs];
+    pub const ALL: [Self; 3] = [Self::Overlay, Self::Btrfs, Self::Zfs];
 
     /// Its name in the API.
     pub fn name(self) -> &'static str {
         match self {
             Self::Overlay => "overlay",
             Self::Btrfs => "btrfs",
+            Self::Zfs => "zfs",
         }
     }
 
@@ -34,17 +38,27 @@ impl Kind {
     pub fn available(self) -> Result<(), &'static str> {
         match self {
             Self::Overlay => Ok(()),
-            Self::Btrfs if !kernel_has_btrfs() => Err("this kernel has no btrfs"),
+            Self::Btrfs if !kernel_has(&BTRFS) => Err("this kernel has no btrfs"),
             Self::Btrfs if MKFS_BTRFS.find().is_err() => {
                 Err("mkfs.btrfs is not installed: install btrfs-progs (Debian, Ubuntu, Fedora)")
             }
             Self::Btrfs => Ok(()),
+            Self::Zfs if zfs::ZFS.find().is_err() || zfs::ZPOOL.find().is_err() => {
+                Err("zfs and zpool are not installed: install zfsutils-linux and, unless the kernel has ZFS, zfs-dkms")
+            }
+            Self::Zfs if !kernel_has(&ZFS) => {
+                Err("this kernel has no zfs module: install zfs-dkms (Debian) or a kernel with ZFS (Ubuntu)")
+            }
+            Self::Zfs => zfs::too_old().map_or(Ok(()), Err),
         }
     }
 
     /// The version of what serves it, for people.
     pub fn version(self) -> &'static str {
-        "1"
+        match self {
+            Self::Overlay | Self::Btrfs => "1",
+            Self::Zfs => zfs::version().unwrap_or("unknown"),
+        }
     }
 }
 
@@ -56,17 +70,24 @@ impl FromStr for Kind {
     }
 }
 
-/// Whether the running kernel has btrfs. That it has is asked once: each client's first request wants to know.
-fn kernel_has_btrfs() -> bool {
-    static HAS: AtomicBool = AtomicBool::new(false);
-    if !HAS.load(Relaxed) && kernel_has("btrfs") {
-        HAS.store(true, Relaxed);
-    }
-    HAS.load(Relaxed)
+/// A filesystem of the kernel, and whether it was seen to have it: each client's first request wants to know.
+struct Filesystem {
+    name: &'static str,
+    seen: AtomicBool,
 }
 
+static BTRFS: Filesystem = Filesystem { name: "btrfs", seen: AtomicBool::new(false) };
+static ZFS: Filesystem = Filesystem { name: "zfs", seen: AtomicBool::new(false) };
+
 /// Whether the running kernel has a filesystem, built in or as a module (proc_filesystems(5), modules.dep(5)).
-fn kernel_has(filesystem: &str) -> bool {
+fn kernel_has(filesystem: &Filesystem) -> bool {
+    if !filesystem.seen.load(Relaxed) && look_for(filesystem.name) {
+        filesystem.seen.store(true, Relaxed);
+    }
+    filesystem.seen.load(Relaxed)
+}
+
+fn look_for(filesystem: &str) -> bool {
     let loaded = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     if loaded.lines().any(|line| line.split_whitespace().last() == Some(filesystem)) {
         return true;

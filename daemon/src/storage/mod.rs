@@ -7,7 +7,7 @@
 //! - A [`Pool`] owns a directory and the *policy*: when a layer is frozen and when it is copied, how long a chain may
 //!   grow, what is in use while a change is under way, and in which order disk and inventory change.
 //! - A [`driver::Driver`] owns the *mechanism* of one kind of pool: make, copy, fold, measure and remove a layer. It is
-//!   small on purpose: a driver whose layers are whole filesystems (a btrfs subvolume) fits the same trait and the same
+//!   small on purpose: a driver whose layers are whole filesystems (a btrfs subvolume, a zfs dataset) fits the same trait and the same
 //!   values with chains of length one, and [`driver::Capabilities`] tells the policy so.
 //!
 //! # Chains
@@ -59,6 +59,7 @@ mod pool;
 #[cfg(test)]
 mod tests;
 mod value;
+mod zfs;
 
 pub use backing::Backing;
 pub use driver::Capabilities;
@@ -67,6 +68,7 @@ pub use kind::Kind;
 pub use made::{Made, Survey, Trash};
 pub use pool::{Activity, Pool, Taken};
 pub use value::{Fingerprint, LayerId, Object, References, Resources, RootSource, Snapshot, Usage, Volume};
+pub use zfs::check_dataset;
 
 /// The result of a storage operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -18,7 +18,8 @@ use super::made::{Hold, Made, Survey, Trash};
 use super::overlay::Overlay;
 use super::pins::Pins;
 use super::value::{Fingerprint, LayerId, Object, References, Resources, RootSource, Snapshot, Usage, Volume};
-use super::{Error, Kind, Result};
+use super::zfs::Zfs;
+use super::{Backing, Error, Kind, Result};
 
 /// Whether something writes to a volume right now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,21 +54,25 @@ pub(super) struct Inner {
 }
 
 impl Pool {
-    /// Makes a pool in a directory, which is created if needed, after trying whether its filesystem can hold one. On an
-    /// existing pool this only repeats the check.
-    pub fn create(kind: Kind, directory: &Path) -> Result<Self> {
-        Ok(match kind {
-            Kind::Overlay => Self::over(Box::new(Overlay::create(directory)?)),
-            Kind::Btrfs => Self::over(Box::new(Btrfs::create(directory)?)),
+    /// Makes a pool on what was made for it (a directory is created if needed), after trying whether its filesystem can
+    /// hold one. On an existing pool this only repeats the check.
+    pub fn create(kind: Kind, on: &Backing) -> Result<Self> {
+        let directory = on.directory();
+        Ok(match (kind, on.dataset()) {
+            (Kind::Overlay, _) => Self::over(Box::new(Overlay::create(directory)?)),
+            (Kind::Btrfs, _) => Self::over(Box::new(Btrfs::create(directory)?)),
+            (Kind::Zfs, dataset) => Self::over(Box::new(Zfs::create(directory, require_dataset(dataset, on)?)?)),
         })
     }
 
     /// Opens a pool and finds what an earlier process left half-done in it: empty the trash when convenient, then
     /// [`Pool::survey`] and [`Survey::sweep`].
-    pub fn open(kind: Kind, directory: &Path) -> Result<(Self, Trash)> {
-        let pool = match kind {
-            Kind::Overlay => Self::over(Box::new(Overlay::open(directory)?)),
-            Kind::Btrfs => Self::over(Box::new(Btrfs::open(directory)?)),
+    pub fn open(kind: Kind, on: &Backing) -> Result<(Self, Trash)> {
+        let directory = on.directory();
+        let pool = match (kind, on.dataset()) {
+            (Kind::Overlay, _) => Self::over(Box::new(Overlay::open(directory)?)),
+            (Kind::Btrfs, _) => Self::over(Box::new(Btrfs::open(directory)?)),
+            (Kind::Zfs, dataset) => Self::over(Box::new(Zfs::open(directory, require_dataset(dataset, on)?)?)),
         };
         let leftovers = pool.0.driver.leftovers()?;
         let trash = Trash::new(Arc::clone(&pool.0), leftovers);
@@ -393,6 +398,10 @@ impl Pool {
         self.0.driver.layer_copy(layer, from, purpose)?;
         Ok(layer)
     }
+}
+
+fn require_dataset<'a>(dataset: Option<&'a str>, on: &Backing) -> Result<&'a str> {
+    dataset.ok_or_else(|| Error::NoPool { path: on.directory().to_owned() })
 }
 
 fn below<'a>(image: Option<&'a Fingerprint>, lowers: &[LayerId]) -> Below<'a> {

@@ -138,7 +138,8 @@ pub fn new_filesystem(kind: &str, options: &[(&str, Option<&str>)], attributes: 
     filesystem(kind, Path::new(kind), options, attributes)
 }
 
-/// Mounts what is on a block device, as a detached mount.
+/// Mounts what is on a block device, or what else the filesystem takes as a source (a dataset of zfs), as a detached
+/// mount.
 ///
 /// # Errors
 /// As fsopen(2), fsconfig(2) and fsmount(2).

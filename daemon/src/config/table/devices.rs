@@ -39,7 +39,7 @@ pub(in super::super) static DISK: DeviceType = DeviceType {
         option("pool", Kind::Pool, "The storage pool that holds the root filesystem")
             .required("for the root filesystem"),
         option("size", Kind::Size, "How large the root filesystem may become").default("volume.size of the pool").long(
-            "Enforced while the instance runs and when it is changed, in pools that can: btrfs, and overlay on a \
+            "Enforced while the instance runs and when it is changed, in pools that can: btrfs, zfs, and overlay on a \
                 filesystem with project quotas.",
         ),
         option("readonly", Kind::Bool, "Whether the instance can only read it").default("false"),

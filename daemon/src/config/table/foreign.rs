@@ -67,7 +67,7 @@ const POOL: &[Row] = &[
     ("rsync.", "nothing is copied with rsync"),
     ("volume.", "there are no custom volumes"),
     ("btrfs.", "btrfs pools have no such setting"),
-    ("zfs.", "there is no ZFS driver"),
+    ("zfs.", "zfs pools have no such setting"),
     ("lvm.", "there is no LVM driver"),
     ("ceph.", "there is no Ceph driver"),
 ];

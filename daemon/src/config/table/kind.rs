@@ -64,6 +64,10 @@ pub enum Kind {
     Links,
     /// An absolute path without `..`.
     Path,
+    /// An absolute path, or the name of a ZFS dataset.
+    Source,
+    /// The name of a ZFS pool or dataset.
+    Dataset,
     /// File permissions in octal.
     Mode,
     /// The name of a storage pool.
@@ -110,6 +114,9 @@ impl Kind {
             Self::Link => link(value),
             Self::Links => value.split(',').try_for_each(|one| link(one.trim())),
             Self::Path => path(value),
+            Self::Source if value.starts_with('/') => path(value),
+            Self::Source => dataset(value, "an absolute path or a ZFS dataset"),
+            Self::Dataset => dataset(value, "the name of a ZFS pool or dataset"),
             Self::Mode => values::parse_mode(value).map(drop),
             Self::Pool => names::validate_name(names::NameKind::Pool, value).map_err(|_| {
                 ValueError::malformed(
@@ -134,7 +141,7 @@ impl Kind {
             Self::Enum(_) | Self::Schedule | Self::Expiry | Self::Pattern | Self::Mac => "string",
             Self::Subnet4 | Self::Subnet6 | Self::Address4 | Self::Address6 | Self::Ranges4 | Self::Ranges6 => "string",
             Self::LeaseTime | Self::Domain | Self::Domains | Self::Link | Self::Links => "string",
-            Self::Path | Self::Mode | Self::Pool => "string",
+            Self::Path | Self::Source | Self::Dataset | Self::Mode | Self::Pool => "string",
         }
     }
 }
@@ -180,6 +187,10 @@ fn address<A: std::str::FromStr>(value: &str, what: &'static str, hint: &'static
 
 fn link(value: &str) -> Result<(), ValueError> {
     names::link_name(value).map_err(|reason| ValueError::senseless(value, reason))
+}
+
+fn dataset(value: &str, what: &'static str) -> Result<(), ValueError> {
+    crate::storage::check_dataset(value).map_err(|why| ValueError::malformed(value, what, why))
 }
 
 fn path(value: &str) -> Result<(), ValueError> {

@@ -67,9 +67,10 @@ fn said(what: &'static str) -> impl Fn(Errno) -> String {
 
 fn mount_reason(error: RootError) -> String {
     let errno = match &error {
-        RootError::Layer { source, .. } | RootError::Shift { source, .. } | RootError::Overlay { source, .. } => {
-            source.raw_os_error().map(Errno::from_raw_os_error)
-        }
+        RootError::Layer { source, .. }
+        | RootError::Shift { source, .. }
+        | RootError::Mount { source, .. }
+        | RootError::Overlay { source, .. } => source.raw_os_error().map(Errno::from_raw_os_error),
         RootError::Incomplete => None,
     };
     match errno {

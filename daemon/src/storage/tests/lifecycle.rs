@@ -188,7 +188,7 @@ fn what_a_killed_process_leaves_is_found(kind: Kind) {
     std::mem::forget(fixture.pool.volume_create(Some(&image)).unwrap());
     fs::create_dir_all(fixture.directory().join("tmp/half/diff")).unwrap();
     fs::create_dir_all(fixture.directory().join("layers/not-a-layer")).unwrap();
-    let (pool, leftovers) = Pool::open(kind, fixture.directory()).unwrap();
+    let (pool, leftovers) = Pool::open(kind, &Backing::Directory(fixture.directory().to_owned())).unwrap();
     assert_eq!(leftovers.len(), 1);
     leftovers.empty().unwrap();
     pool.survey().sweep(&references(&[&volume], &[], &[])).unwrap().empty().unwrap();
@@ -281,7 +281,7 @@ fn no_pool_and_no_image_are_said_so(kind: Kind) {
     let absent = fingerprint('d');
     let error = fixture.pool.volume_create(Some(&absent)).unwrap_err();
     assert!(error.to_string().contains("does not hold image dddd"), "{error}");
-    let error = Pool::open(kind, &fixture.directory().join("nowhere")).unwrap_err();
+    let error = Pool::open(kind, &Backing::Directory(fixture.directory().join("nowhere"))).unwrap_err();
     assert!(error.to_string().starts_with("there is no storage pool in "), "{error}");
 }
 

@@ -61,7 +61,7 @@ fn small_image(pool: &Pool) -> super::Fingerprint {
 /// Everything that needs room fails with the one sentence, leaves nothing, and works again when there is room.
 fn survives_a_full_filesystem(point: &Path) {
     let dir = point.join("pool");
-    let pool = Pool::create(Kind::Overlay, &dir).unwrap();
+    let pool = Pool::create(Kind::Overlay, &Backing::Directory(dir.clone())).unwrap();
     let image = small_image(&pool);
     let volume = keep(pool.volume_create(Some(&image)));
     let root = super::Mounted::new(&pool.volume_root(&volume, None).unwrap());
@@ -98,7 +98,7 @@ fn a_full_ext4_leaves_nothing_half_made() {
 fn running_out_of_inodes_leaves_nothing_half_made() {
     privately(|dir| {
         let dir = tmpfs(dir, "size=8m,nr_inodes=300").join("pool");
-        let pool = Pool::create(Kind::Overlay, &dir).unwrap();
+        let pool = Pool::create(Kind::Overlay, &Backing::Directory(dir.clone())).unwrap();
         let image = small_image(&pool);
         let mut volumes = Vec::new();
         let error = loop {
@@ -121,7 +121,7 @@ fn running_out_of_inodes_leaves_nothing_half_made() {
 fn btrfs_shares_the_blocks_of_copied_layers() {
     privately(|dir| {
         let point = loop_mount(dir, "btrfs", 256 << 20);
-        let pool = Pool::create(Kind::Overlay, &point.join("pool")).unwrap();
+        let pool = Pool::create(Kind::Overlay, &Backing::Directory(point.join("pool"))).unwrap();
         assert!(pool.capabilities().shares_blocks);
         let image = small_image(&pool);
         let volume = keep(pool.volume_create(Some(&image)));
@@ -153,7 +153,7 @@ fn xfs_and_ext4_hold_pools() {
             continue;
         }
         privately(|dir| {
-            let pool = Pool::create(Kind::Overlay, &loop_mount(dir, kind, size)).unwrap();
+            let pool = Pool::create(Kind::Overlay, &Backing::Directory(loop_mount(dir, kind, size))).unwrap();
             keep(pool.volume_create(Some(&small_image(&pool))));
         });
     }
@@ -169,7 +169,7 @@ fn an_unsuitable_filesystem_is_refused_with_a_reason() {
         let options = ["lower", "upper", "work"].map(option).join(",");
         let point = dir.join("merged");
         mount(Some("overlay"), &point, Some("overlay"), MsFlags::empty(), Some(options.as_str())).unwrap();
-        let error = Pool::create(Kind::Overlay, &point.join("pool")).unwrap_err();
+        let error = Pool::create(Kind::Overlay, &Backing::Directory(point.join("pool"))).unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, Error::Unsuitable { .. }), "{text}");
         assert!(text.contains("the filesystem there is overlay"), "{text}");
