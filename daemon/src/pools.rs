@@ -159,9 +159,12 @@ pub async fn create(app: &App, name: &str, driver: &str, description: String, mu
     let source = config.get("source").map(String::as_str).filter(|source| Path::new(source) != places.file);
     let backing = Backing::plan(kind, source, &places).map_err(|e| Error::invalid(e.to_string()))?;
     check_keys(&backing, &config)?;
-    let taken = app.inventory.pools()?.iter().filter_map(|other| recorded(&app.paths, other).ok()).any(|other| {
-        other.source() == backing.source() || other.directory() == backing.directory()
-    });
+    let taken = app
+        .inventory
+        .pools()?
+        .iter()
+        .filter_map(|other| recorded(&app.paths, other).ok())
+        .any(|other| other.source() == backing.source() || other.directory() == backing.directory());
     if taken {
         return Err(Error::conflict(format!("{} is used by another storage pool", backing.source().display())));
     }

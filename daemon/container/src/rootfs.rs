@@ -191,12 +191,7 @@ fn open_layer(path: &Path, userns: Option<BorrowedFd<'_>>, attributes: u64) -> R
 }
 
 /// Shifts the ids of a detached mount and sets its attributes. The path is for errors.
-fn prepare(
-    layer: OwnedFd,
-    path: &Path,
-    userns: Option<BorrowedFd<'_>>,
-    attributes: u64,
-) -> Result<OwnedFd, RootError> {
+fn prepare(layer: OwnedFd, path: &Path, userns: Option<BorrowedFd<'_>>, attributes: u64) -> Result<OwnedFd, RootError> {
     let change = Change { set: attributes, idmap: userns, propagation: libc::MS_PRIVATE, ..Change::default() };
     mount::change(&layer, change).map_err(|source| match userns {
         Some(_) => RootError::Shift { path: path.to_owned(), source },

@@ -120,9 +120,7 @@ impl Backing {
             (Kind::Zfs, Some(dataset)) if !dataset.starts_with('/') => {
                 Self::Zpool(Zpool { on: None, dataset: dataset.into(), folder: mount, id })
             }
-            (Kind::Zfs, _) => {
-                Self::Zpool(Zpool { on: Some(on), dataset: places.zpool.clone(), folder: mount, id })
-            }
+            (Kind::Zfs, _) => Self::Zpool(Zpool { on: Some(on), dataset: places.zpool.clone(), folder: mount, id }),
             (Kind::Overlay | Kind::Btrfs, _) => Self::Filesystem { on, mount, id },
         }
     }
@@ -168,9 +166,8 @@ impl Backing {
 
     fn file(&self) -> Option<&Path> {
         match self {
-            Self::Filesystem { on: Medium::File(path), .. } | Self::Zpool(Zpool { on: Some(Medium::File(path)), .. }) => {
-                Some(path)
-            }
+            Self::Filesystem { on: Medium::File(path), .. }
+            | Self::Zpool(Zpool { on: Some(Medium::File(path)), .. }) => Some(path),
             _ => None,
         }
     }
@@ -347,6 +344,7 @@ pub fn sweep(files: &Path, mounts: &Path, names: &HashSet<String>) -> Result<()>
         if !entry.file_name().to_str().is_some_and(|name| names.contains(name)) {
             let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
             while unmount(entry.path(), flags).is_ok() {}
+            zfs::unmount_all(&entry.path());
             // Not if there is something in it.
             let _ = fs::remove_dir(entry.path());
         }

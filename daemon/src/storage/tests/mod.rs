@@ -62,7 +62,8 @@ impl Fixture {
         if kind == Kind::Btrfs {
             own_mounts();
         }
-        let places = Places { directory: dir.path().join("pool"), file: dir.path().join("file"), zpool: "unused".into() };
+        let places =
+            Places { directory: dir.path().join("pool"), file: dir.path().join("file"), zpool: "unused".into() };
         let backing = Backing::plan(kind, None, &places).unwrap().make(FILE, false).unwrap();
         let pool = Pool::create(kind, backing.backing()).unwrap();
         Self { pool, _backing: backing, _dir: dir }

@@ -44,6 +44,7 @@ use super::{Error, Result};
 use mounts::Access;
 use programs::{bytes, is_absent, is_present, properties, table, zfs};
 
+pub(super) use mounts::unmount_all;
 pub use names::check_dataset;
 pub(super) use programs::{ZFS, ZPOOL, too_old, version};
 pub use zpool::Zpool;
@@ -389,10 +390,7 @@ impl Driver for Zfs {
             self.destroy(&path)?;
         }
         for kind in KINDS {
-            match zfs(&["destroy", &format!("{}/{kind}", self.dataset)]) {
-                Err(error) if !is_absent(&error) => return Err(error),
-                _ => {}
-            }
+            remove::dataset(&format!("{}/{kind}", self.dataset), |_| false)?;
         }
         for folder in FOLDERS {
             // Something in it that is not a mount is of no use any more.

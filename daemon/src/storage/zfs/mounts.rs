@@ -66,13 +66,13 @@ pub(super) fn unmount_from(path: &Path) -> Result<()> {
     }
 }
 
-/// Unmounts everything two levels below a pool's directory and removes what is empty.
-pub(super) fn unmount_all(folder: &Path) {
+/// Unmounts whatever is mounted two levels below a pool's directory, and removes what is empty then.
+pub(in super::super) fn unmount_all(folder: &Path) {
     let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     for kind in entries(folder) {
-        for path in entries(&kind) {
+        for path in entries(&kind).filter(|path| is_mount_point(path)) {
             if let Err(error) = unmount_from(&path) {
-                tracing::debug!(%error, "not unmounted");
+                tracing::warn!(%error, "something of a storage pool stays mounted");
             }
         }
         let _ = fs::remove_dir(kind);

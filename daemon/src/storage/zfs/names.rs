@@ -51,8 +51,27 @@ mod tests {
         }
         let long = format!("tank/{}", "x".repeat(160));
         for bad in [
-            "", "/", "-r", "1tank", "tank/", "/tank", "tank//x", "tank/..", "tank/./x", "tank@snap", "tank x", "tank\n",
-            "tank#mark", "mirror", "mirror1/x", "raidz2", "log", "tank/ä", "tank/%", "tank,x", &long,
+            "",
+            "/",
+            "-r",
+            "1tank",
+            "tank/",
+            "/tank",
+            "tank//x",
+            "tank/..",
+            "tank/./x",
+            "tank@snap",
+            "tank x",
+            "tank\n",
+            "tank#mark",
+            "mirror",
+            "mirror1/x",
+            "raidz2",
+            "log",
+            "tank/ä",
+            "tank/%",
+            "tank,x",
+            &long,
         ] {
             assert!(check_dataset(bad).is_err(), "{bad:?}");
         }

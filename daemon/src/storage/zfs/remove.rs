@@ -6,30 +6,48 @@
 //!
 //! In a pool of Duet's a snapshot of a layer is there for the clones of it alone: with the last of them it goes.
 
-use super::super::{LayerId, Result};
+use super::super::{Error, LayerId, Result};
 use super::programs::{is_absent, properties, table, unless_busy, zfs};
 
-/// Destroys a dataset, with the snapshots of it that nothing stands on. One that is gone is no error.
+/// How often it is begun anew, since somebody took a snapshot meanwhile.
+const ATTEMPTS: usize = 20;
+
+/// Destroys a dataset, with the snapshots of it that nothing stands on. One that is gone is no error. Where `is_layer`
+/// knows the dataset that it was cloned of, the snapshot there goes with the last clone.
 pub(super) fn dataset(name: &str, is_layer: impl Fn(&str) -> bool) -> Result<()> {
+    let mut attempts = ATTEMPTS;
+    let origin = loop {
+        make_way(name)?;
+        let Some([origin]) = properties(["origin"], name)? else { return Ok(()) };
+        match unless_busy(|| zfs(&["destroy", name])) {
+            Err(Error::Zfs { said, .. }) if said.contains(&format!("{name}@")) && attempts > 0 => attempts -= 1,
+            destroyed => break destroyed.map(|_| origin)?,
+        }
+    };
+    match origin.split_once('@') {
+        Some((below, _)) if is_layer(below) => destroy_snapshot(&origin),
+        _ => Ok(()),
+    }
+}
+
+/// Takes a dataset's snapshots away: those with clones go to one of these, the others are destroyed.
+fn make_way(name: &str) -> Result<()> {
+    const LIST: [&str; 11] = ["list", "-H", "-p", "-t", "snapshot", "-d", "1", "-s", "createtxg", "-o", "name,clones"];
     loop {
-        let snapshots = match zfs(&["list", "-H", "-p", "-t", "snapshot", "-d", "1", "-s", "createtxg", "-o", "name,clones", name]) {
+        let listed = match zfs(&[&LIST[..], &[name]].concat()) {
             Err(error) if is_absent(&error) => return Ok(()),
             listed => listed?,
         };
-        let snapshots = table::<2>(&snapshots)?;
+        let snapshots = table::<2>(&listed)?;
         // An administrator's own, of a tool that makes them by the clock, may be called the same in several datasets, and
         // then could not be taken over.
         for [snapshot, _] in snapshots.iter().filter(|[_, clones]| first_clone(clones).is_none()) {
             destroy_snapshot(snapshot)?;
         }
-        let Some(clone) = snapshots.iter().rev().find_map(|[_, clones]| first_clone(clones)) else { break };
-        zfs(&["promote", clone])?;
-    }
-    let Some([origin]) = properties(["origin"], name)? else { return Ok(()) };
-    unless_busy(|| zfs(&["destroy", name]))?;
-    match origin.split_once('@') {
-        Some((below, _)) if is_layer(below) => destroy_snapshot(&origin),
-        _ => Ok(()),
+        match snapshots.iter().rev().find_map(|[_, clones]| first_clone(clones)) {
+            Some(clone) => zfs(&["promote", clone])?,
+            None => return Ok(()),
+        };
     }
 }
 

@@ -12,9 +12,9 @@ use uuid::Uuid;
 use super::super::backing::{self, Medium};
 use super::super::directory::errno;
 use super::super::{Error, Result};
-use super::mounts;
 use super::names::{check_dataset, zpool_of};
 use super::programs::{is_absent, properties, require_module, unless_busy, zfs, zpool};
+use super::{mounts, remove};
 
 /// The property that holds the pool's UUID.
 const ID: &str = "duet:pool";
@@ -38,8 +38,9 @@ impl Zpool {
     /// Says what a new pool is to lie on.
     pub(in super::super) fn plan(source: Option<&str>, places: &backing::Places) -> Result<Self> {
         let with = |on, dataset: &str| {
-            check_dataset(dataset)
-                .map_err(|why| Error::Backing(format!("{dataset:?} cannot be the name of a ZFS pool: {why}; set zfs.pool_name")))?;
+            check_dataset(dataset).map_err(|why| {
+                Error::Backing(format!("{dataset:?} cannot be the name of a ZFS pool: {why}; set zfs.pool_name"))
+            })?;
             Ok(Self { on, dataset: dataset.to_owned(), folder: places.directory.clone(), id: Uuid::new_v4() })
         };
         let own = |on| {
@@ -88,7 +89,9 @@ impl Zpool {
         }
         args.extend([self.dataset.as_str(), text(path)?]);
         match zpool(&args) {
-            Err(Error::Zfs { said, .. }) if said.contains("use '-f' to override") => Err(backing::not_empty(path, &said)),
+            Err(Error::Zfs { said, .. }) if said.contains("use '-f' to override") => {
+                Err(backing::not_empty(path, &said))
+            }
             made => made.map(drop),
         }
     }
@@ -108,24 +111,22 @@ impl Zpool {
     fn take(&self) -> Result<()> {
         let name = &self.dataset;
         let mark = format!("{ID}={}", self.id);
-        let Some([owner]) = properties([ID], name)? else {
-            let made = format!("{MADE}=on");
-            return match zfs(&["create", "-u", "-o", "canmount=off", "-o", &mark, "-o", &made, name]) {
-                Err(error) if is_absent(&error) => {
-                    Err(Error::Backing(format!("there is no ZFS pool or dataset {name}, nor one to make it in")))
-                }
-                // A pool's name alone.
-                Err(Error::Zfs { .. }) if !name.contains('/') => {
-                    Err(Error::Backing(format!("there is no ZFS pool {name}")))
-                }
-                made => made.map(drop),
-            };
-        };
-        if owner != "-" {
-            return Err(Error::Backing(format!(
+        // What is in a pool's dataset has the mark as well.
+        let free = |owner: &str| match owner {
+            "-" => Ok(()),
+            _ => Err(Error::Backing(format!(
                 "{name} is used by a storage pool of Duet's; if it is a leftover: zfs inherit -r {ID} {name}"
-            )));
-        }
+            ))),
+        };
+        let Some([owner]) = properties([ID], name)? else {
+            let absent = || Error::Backing(format!("there is no ZFS pool or dataset {name}, nor one to make it in"));
+            let (parent, _) = name.rsplit_once('/').ok_or_else(absent)?;
+            let [owner] = properties([ID], parent)?.ok_or_else(absent)?;
+            free(&owner)?;
+            let made = format!("{MADE}=on");
+            return zfs(&["create", "-u", "-o", "canmount=off", "-o", &mark, "-o", &made, name]).map(drop);
+        };
+        free(&owner)?;
         let all = zfs(&["list", "-H", "-t", "filesystem,volume", "-d", "1", "-o", "name", name])?;
         if all.lines().count() > 1 {
             return Err(Error::Backing(format!("{name} has datasets in it: a new storage pool needs an empty one")));
@@ -165,7 +166,9 @@ impl Zpool {
         let imported = match &self.on {
             None => {
                 let pool = zpool_of(name);
-                return Err(Error::Backing(format!("there is no dataset {name}: is its pool imported (zpool import {pool})?")));
+                return Err(Error::Backing(format!(
+                    "there is no dataset {name}: is its pool imported (zpool import {pool})?"
+                )));
             }
             // It is nobody else's, whatever the host was called when it was used last.
             Some(Medium::File(file)) => {
@@ -188,7 +191,7 @@ impl Zpool {
         let released = match properties([ID, MADE], name) {
             Ok(Some([id, made])) if id == self.id.to_string() => match &self.on {
                 Some(_) => unless_busy(|| zpool(&["destroy", name])).map(drop),
-                None if made == "on" => unless_busy(|| zfs(&["destroy", name])).map(drop),
+                None if made == "on" => remove::dataset(name, |_| false),
                 None => zfs(&["inherit", ID, name]).map(drop),
             },
             Ok(_) => Ok(()),
