@@ -83,13 +83,14 @@ END
 check "zfs: kill -9 while a pool is made, and while it is deleted" <<'END'
 type zfs >/dev/null || skip "zfs is not installed"
 gone() { ! zpool list half && [ ! -e /var/lib/duet/disks/half.img ] && [ ! -e /var/lib/duet/storage-pools/half ]; }
+all_gone() { eventually 60 gone || { zpool list; zfs list -t all; grep half /proc/self/mountinfo; ls -R /var/lib/duet/disks /var/lib/duet/storage-pools/half; duet storage list; return 1; }; }
 duet storage create half zfs size=1GiB >/dev/null 2>&1 &
 eventually 20 zpool list half
 systemctl kill -s KILL --kill-whom=main duetd
 wait
 eventually 60 duet admin waitready
 if duet storage show half >/dev/null 2>&1; then duet storage delete half; fi
-eventually 30 gone
+all_gone
 duet storage create half zfs size=1GiB
 duet init busybox h1 -s half
 duet delete h1
@@ -99,7 +100,7 @@ eventually 30 unlisted
 systemctl kill -s KILL --kill-whom=main duetd
 wait
 eventually 60 duet admin waitready
-eventually 30 gone
+all_gone
 END
 
 started=$SECONDS status=0

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use super::super::{Activity, Error, Kind, Object, Pool};
+use super::super::{Activity, Backing, Error, Kind, Object, Pool};
 use super::{Fixture, fingerprint, for_each_driver, keep, list, references};
 
 for_each_driver!(

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 use tempfile::TempDir;
 
-use super::super::{Activity, Error, Kind, Pool};
+use super::super::{Activity, Backing, Error, Kind, Pool};
 use super::{TestError, fingerprint, keep, list, references};
 
 /// Runs a test in a thread with a mount namespace of its own.
