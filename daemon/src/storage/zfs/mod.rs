@@ -26,7 +26,7 @@ mod programs;
 mod remove;
 mod zpool;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -348,8 +348,14 @@ impl Driver for Zfs {
     fn leftovers(&self) -> Result<Vec<PathBuf>> {
         let tmp = format!("{}/tmp", self.dataset);
         let listed = zfs(&["list", "-H", "-t", "filesystem", "-d", "1", "-o", "name", &tmp])?;
-        let below = |name: &str| Some(self.directory.join("tmp").join(name.strip_prefix(&tmp)?.strip_prefix('/')?));
-        Ok(listed.lines().filter_map(below).collect())
+        let datasets = listed.lines().filter_map(|name| name.strip_prefix(&tmp)?.strip_prefix('/'));
+        // A directory without its dataset is one that was about to go as well.
+        let folder = self.directory.join("tmp");
+        let opened = super::directory::open(&folder)?;
+        let directories = super::directory::names(opened.as_fd()).map_err(Error::io("list", &folder))?;
+        let names = datasets.chain(directories.iter().filter_map(|name| name.to_str().ok()));
+        let ours: BTreeSet<Uuid> = names.filter_map(|name| Uuid::try_parse(name).ok()).collect();
+        Ok(ours.iter().map(|id| folder.join(id.to_string())).collect())
     }
 
     fn size(&self, object: &Object) -> Result<u64> {

@@ -70,8 +70,11 @@ pub(super) fn unmount_from(path: &Path) -> Result<()> {
 pub(in super::super) fn unmount_all(folder: &Path) {
     let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     for kind in entries(folder) {
-        for path in entries(&kind).filter(|path| is_mount_point(path)) {
-            if let Err(error) = unmount_from(&path) {
+        for path in entries(&kind) {
+            if !is_mount_point(&path) {
+                // What was unmounted by a process that was killed then is empty.
+                let _ = fs::remove_dir(&path);
+            } else if let Err(error) = unmount_from(&path) {
                 tracing::warn!(%error, "something of a storage pool stays mounted");
             }
         }
