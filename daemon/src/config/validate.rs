@@ -224,7 +224,10 @@ mod tests {
         assert_eq!(validate_pool_config(&config(&[("source", "/srv/pool"), ("user.a", "b")])), Ok(()));
         assert_eq!(validate_pool_config(&config(&[("size", "10GiB"), ("volume.size", "1GiB")])), Ok(()));
         assert!(validate_pool_config(&config(&[("size", "lots")])).unwrap_err().to_string().contains("not a size"));
-        assert!(validate_pool_config(&config(&[("source", "pool")])).is_err());
+        for source in ["tank@x", "-r", "../x", "/a/../b", "a b"] {
+            assert!(validate_pool_config(&config(&[("source", source)])).is_err(), "{source}");
+        }
+        assert!(validate_pool_config(&config(&[("source", "tank/duet")])).is_ok());
         assert_eq!(validate_server_config(&config(&[("images.compression_algorithm", "zstd")])), Ok(()));
         assert!(validate_server_config(&config(&[("core.https_address", ":8443")])).is_err());
     }

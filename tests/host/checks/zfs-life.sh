@@ -2,11 +2,19 @@
 # shellcheck disable=SC2016 # what stands in single quotes is expanded in the host
 # Pools on ZFS when the daemon ends, is killed in the middle of changes, and when the host goes down.
 
+needs systemd || return 0
 CHECK_SECONDS=600
 
-check "zfs: an instance with snapshots, and a pool in a dataset of the host's" <<'END'
-type zfs >/dev/null || skip "zfs is not installed"
+# What every check of this file begins with.
+read -r -d '' life_begin <<'END' || true
+duet query /1.0 | jq -e '.environment.storage_supported_drivers[] | select(.Name == "zfs")' >/dev/null \
+    || skip "$(duet storage create zp zfs 2>&1)"
 need_image busybox
+END
+
+life_check() { check "$1" < <(printf '%s\n' "$life_begin"; cat); }
+
+life_check "zfs: an instance with snapshots, and a pool in a dataset of the host's" <<'END'
 truncate -s 1G /var/tmp/tank
 zpool create -m none tank /var/tmp/tank
 duet storage create kept zfs size=2GiB
@@ -19,8 +27,7 @@ duet launch busybox g1 -s given
 duet exec g1 -- sh -c 'echo given >/state; sync'
 END
 
-check "zfs: the daemon is restarted, and the pools and what runs on them are there" <<'END'
-type zfs >/dev/null || skip "zfs is not installed"
+life_check "zfs: the daemon is restarted, and the pools and what runs on them are there" <<'END'
 was=$(duet query /1.0/instances/k1/state | jq .pid)
 systemctl restart duetd
 duet admin waitready
@@ -34,8 +41,7 @@ duet snapshot delete k1 s2
 is two "$(duet exec k1 -- cat /state)" "the restored"
 END
 
-check "zfs: a file grows" <<'END'
-type zfs >/dev/null || skip "zfs is not installed"
+life_check "zfs: a file grows" <<'END'
 fails duet storage set kept size=1GiB
 duet storage set kept size=3GiB
 total=$(duet query /1.0/storage-pools/kept/resources | jq .space.total)
@@ -43,8 +49,7 @@ total=$(duet query /1.0/storage-pools/kept/resources | jq .space.total)
 END
 
 # Two hands make and delete while the daemon is killed at some moments. What it had begun goes when it starts again.
-check "zfs: kill -9 in the middle of changes leaves nothing" <<'END'
-type zfs >/dev/null || skip "zfs is not installed"
+life_check "zfs: kill -9 in the middle of changes leaves nothing" <<'END'
 load() {
     local n=0
     while [ -e /tmp/load ]; do
@@ -80,8 +85,7 @@ is two "$(duet exec k1 -- cat /state)" "the state"
 is 0 "$(grep -c ' zfs kept/\(layers\|tmp\)' /proc/self/mountinfo || true)" "how much is mounted,"
 END
 
-check "zfs: kill -9 while a pool is made, and while it is deleted" <<'END'
-type zfs >/dev/null || skip "zfs is not installed"
+life_check "zfs: kill -9 while a pool is made, and while it is deleted" <<'END'
 gone() { ! zpool list half && [ ! -e /var/lib/duet/disks/half.img ] && [ ! -e /var/lib/duet/storage-pools/half ]; }
 all_gone() { eventually 60 gone || { zpool list; zfs list -t all; grep half /proc/self/mountinfo; ls -R /var/lib/duet/disks /var/lib/duet/storage-pools/half; duet storage list; return 1; }; }
 duet storage create half zfs size=1GiB >/dev/null 2>&1 &
@@ -107,8 +111,7 @@ started=$SECONDS status=0
 output=$(reboot_host) || status=$?
 report "zfs: the host reboots" $status "$output" "$started"
 
-check "zfs: the pools come back, and what ran on them" <<'END'
-type zfs >/dev/null || skip "zfs is not installed"
+life_check "zfs: the pools come back, and what ran on them" <<'END'
 # Nobody imports the host's own pool here: it is in no cache file, as one on a disk that comes late.
 zpool list tank >/dev/null 2>&1 || zpool import -d /var/tmp/tank tank
 duet wait k1 --for ipv4 --timeout 120

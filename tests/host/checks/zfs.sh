@@ -2,11 +2,13 @@
 # shellcheck disable=SC2016 # what stands in single quotes is expanded in the host
 # Storage pools on ZFS: on a file, a block device and a dataset.
 
+needs systemd || return 0
 CHECK_SECONDS=400
 
 # What every check of this file begins with.
 read -r -d '' zfs_begin <<'END' || true
-type zfs >/dev/null || skip "zfs is not installed"
+duet query /1.0 | jq -e '.environment.storage_supported_drivers[] | select(.Name == "zfs")' >/dev/null \
+    || skip "$(duet storage create zp zfs 2>&1)"
 need_image busybox
 undo=()
 leave() {
