@@ -39,6 +39,11 @@ need() {
             systemd) [ -d /run/systemd/system ] || skip "no systemd" ;;
             cgroup2) [ -e /sys/fs/cgroup/cgroup.controllers ] || skip "no cgroup v2 with controllers" ;;
             apparmor) [ -e /sys/kernel/security/apparmor/profiles ] || skip "no AppArmor in the kernel" ;;
+            zfs)
+                # The daemon says why not.
+                duet query /1.0 | jq -e '.environment.storage_supported_drivers[] | select(.Name == "zfs")' >/dev/null \
+                    || skip "$(duet storage create zp zfs 2>&1)"
+                ;;
             *) echo "$what is nothing that can be needed"; return 1 ;;
         esac
     done

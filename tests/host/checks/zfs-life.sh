@@ -2,13 +2,11 @@
 # shellcheck disable=SC2016 # what stands in single quotes is expanded in the host
 # Pools on ZFS when the daemon ends, is killed in the middle of changes, and when the host goes down.
 
-needs systemd || return 0
+needs systemd zfs || return 0
 CHECK_SECONDS=600
 
 # What every check of this file begins with.
 read -r -d '' life_begin <<'END' || true
-duet query /1.0 | jq -e '.environment.storage_supported_drivers[] | select(.Name == "zfs")' >/dev/null \
-    || skip "$(duet storage create zp zfs 2>&1)"
 need_image busybox
 END
 

@@ -2,13 +2,11 @@
 # shellcheck disable=SC2016 # what stands in single quotes is expanded in the host
 # Storage pools on ZFS: on a file, a block device and a dataset.
 
-needs systemd || return 0
+needs systemd zfs || return 0
 CHECK_SECONDS=400
 
 # What every check of this file begins with.
 read -r -d '' zfs_begin <<'END' || true
-duet query /1.0 | jq -e '.environment.storage_supported_drivers[] | select(.Name == "zfs")' >/dev/null \
-    || skip "$(duet storage create zp zfs 2>&1)"
 need_image busybox
 undo=()
 leave() {
@@ -73,35 +71,6 @@ duet launch debian/13 z1 -s zp --wait=ipv4
 system_runs z1
 duet exec z1 -- systemd-tmpfiles --create
 duet delete --force z1
-duet storage delete zp
-END
-
-# The size of a root disk. Zeros would be compressed to nothing.
-zfs_check "zfs: sizes are enforced, changed while it runs, and kept" <<'END'
-duet storage create zp zfs size=1GiB
-duet create busybox z1 -s zp -d root,size=64MiB
-duet start z1
-written() { duet exec "$1" -- sh -c 'dd if=/dev/urandom of=/ballast bs=1M count=100 conv=fsync; stat -c %s /ballast'; }
-size=$(written z1 2>/tmp/said)
-grep -qi 'space left\|quota exceeded' /tmp/said
-[ "$size" -gt 40000000 ] && [ "$size" -le 67108864 ] || { echo "$size bytes were written"; exit 1; }
-is 67108864 "$(duet query /1.0/instances/z1/state | jq .disk.root.total)" "the total"
-zpool sync zp
-used=$(duet query /1.0/instances/z1/state | jq .disk.root.usage)
-[ "$used" -gt 40000000 ] && [ "$used" -le 68000000 ] || { echo "$used bytes are shown as used"; exit 1; }
-fails duet config device set z1 root size=10MiB
-duet config device set z1 root size=150MiB
-is 104857600 "$(written z1)" "what was written after the size had grown"
-duet exec z1 -- rm /ballast
-duet snapshot create z1 empty
-duet exec z1 -- sh -c 'mkdir /d; echo a >/d/f; mv /d /e; ln /e/f /e/g; echo b >>/etc/passwd'
-duet snapshot restore z1 empty
-fails duet exec z1 -- test -e /e
-duet copy z1 z2 -d root,size=30MiB
-duet start z2
-size=$(written z2)
-[ "$size" -le 31457280 ] || { echo "$size bytes were written in the copy"; exit 1; }
-duet delete --force z1 z2
 duet storage delete zp
 END
 
