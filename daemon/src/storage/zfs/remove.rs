@@ -9,7 +9,7 @@
 use super::super::{Error, LayerId, Result};
 use super::programs::{is_absent, properties, table, unless_busy, zfs};
 
-/// How often it is begun anew, since somebody took a snapshot meanwhile.
+/// How often it is begun anew, since somebody took a snapshot meanwhile, or a clone lost its name.
 const ATTEMPTS: usize = 20;
 
 /// Destroys a dataset, with the snapshots of it that nothing stands on. One that is gone is no error. Where `is_layer`
@@ -30,9 +30,11 @@ pub(super) fn dataset(name: &str, is_layer: impl Fn(&str) -> bool) -> Result<()>
     }
 }
 
-/// Takes a dataset's snapshots away: those with clones go to one of these, the others are destroyed.
+/// Takes a dataset's snapshots away: those with clones go to one of these, the others are destroyed. A clone that loses
+/// its name meanwhile, since it is to be removed as well, is found by its next.
 fn make_way(name: &str) -> Result<()> {
     const LIST: [&str; 11] = ["list", "-H", "-p", "-t", "snapshot", "-d", "1", "-s", "createtxg", "-o", "name,clones"];
+    let mut attempts = ATTEMPTS;
     loop {
         let listed = match zfs(&[&LIST[..], &[name]].concat()) {
             Err(error) if is_absent(&error) => return Ok(()),
@@ -45,9 +47,12 @@ fn make_way(name: &str) -> Result<()> {
             destroy_snapshot(snapshot)?;
         }
         match snapshots.iter().rev().find_map(|[_, clones]| first_clone(clones)) {
-            Some(clone) => zfs(&["promote", clone])?,
             None => return Ok(()),
-        };
+            Some(clone) => match zfs(&["promote", clone]) {
+                Err(error) if is_absent(&error) && attempts > 0 => attempts -= 1,
+                promoted => promoted.map(drop)?,
+            },
+        }
     }
 }
 
