@@ -49,6 +49,13 @@ need() {
     done
 }
 
+# The next address outside of the host: its router, or QEMU, to which the whole machine has no route but that of the link.
+outside() {
+    local router
+    router=$(ip -4 route show default | cut -d ' ' -f 3)
+    echo "${router:-10.0.2.2}"
+}
+
 # need_image ALIAS
 need_image() {
     duet image info "$1" >/dev/null 2>&1 || skip "no image $1 in target/e2e-cache: the end-to-end suite makes it"

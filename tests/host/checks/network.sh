@@ -15,8 +15,7 @@ duet exec n1 -- ping -c 1 -W 5 -4 n2.duet
 ping -c 1 -W 5 "$(duet list n1 -f csv -c 4 | cut -d ' ' -f 1)"
 END
 
-# The next router.
-way_out='duet exec n1 -- ping -c 1 -W 5 $(ip -4 route show default | cut -d " " -f 3)'
+way_out='duet exec n1 -- ping -c 1 -W 5 "$(outside)"'
 
 check "they reach the world through the host" <<END
 $way_out
