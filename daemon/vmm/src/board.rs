@@ -1,0 +1,59 @@
+//! What the CPUs reach by ports and by addresses that are not memory. Whatever a guest does there has an answer: what is
+//! not there reads as all ones, and what is written to it is lost.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::layout;
+use crate::power::Power;
+use crate::serial;
+
+/// The devices of a machine that are not memory or CPUs.
+pub struct Board {
+    /// The serial port.
+    pub serial: Mutex<serial::Port>,
+    /// The power registers.
+    pub power: Power,
+}
+
+/// Locks what no thread can have left half done: nothing panics while it holds one of these.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Board {
+    /// The guest wrote to a port. Several bytes are a repeated write, or a wide one, which no device here knows.
+    pub fn port_write(&self, port: u16, bytes: &[u8]) {
+        if let Some(offset) = serial_register(port) {
+            let mut serial = lock(&self.serial);
+            for byte in bytes {
+                // The interrupt's counter is full at worst, and then the interrupt is pending.
+                let _ = serial.write(offset, *byte);
+            }
+        } else if let Some(byte) = bytes.first() {
+            self.power.write(port, *byte);
+        }
+    }
+
+    /// The guest reads a port.
+    pub fn port_read(&self, port: u16, bytes: &mut [u8]) {
+        bytes.fill(0xff);
+        if let Some(offset) = serial_register(port) {
+            let mut serial = lock(&self.serial);
+            bytes.fill_with(|| serial.read(offset));
+        } else if let (Some(byte), Some(value)) = (bytes.first_mut(), self.power.read(port)) {
+            *byte = value;
+        }
+    }
+
+    /// The guest wrote to an address without memory.
+    pub fn memory_write(&self, _address: u64, _bytes: &[u8]) {}
+
+    /// The guest reads an address without memory.
+    pub fn memory_read(&self, _address: u64, bytes: &mut [u8]) {
+        bytes.fill(0xff);
+    }
+}
+
+fn serial_register(port: u16) -> Option<u8> {
+    port.checked_sub(layout::SERIAL_PORT).filter(|offset| *offset < 8).and_then(|offset| u8::try_from(offset).ok())
+}

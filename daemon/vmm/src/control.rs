@@ -1,0 +1,77 @@
+//! The control socket: `AF_UNIX`, `SOCK_SEQPACKET`; one packet is one JSON object, and each request gets exactly one
+//! reply, in order. Whoever may connect to it may command the machine.
+
+use std::os::fd::OwnedFd;
+
+use duet_sys::socket;
+use serde::{Deserialize, Serialize};
+
+use crate::board::Board;
+use crate::power::Ending;
+use crate::vcpu::Cpus;
+
+/// The longest request in bytes.
+const MAX_REQUEST: usize = 4096;
+
+/// What a client asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Request {
+    /// How is it?
+    Status,
+    /// Hold the CPUs. The reply comes when none runs any more.
+    Pause,
+    /// Let them run again.
+    Resume,
+    /// Press the power button: the guest's system is to shut down.
+    PowerButton,
+    /// End the machine now.
+    Stop,
+}
+
+/// What it is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// To [`Request::Status`].
+    Status {
+        /// Whether the CPUs are held.
+        paused: bool,
+    },
+    /// It is not done.
+    Failed {
+        /// Why.
+        error: String,
+    },
+}
+
+/// Does what a request asks.
+fn serve(request: &Request, board: &Board, cpus: &Cpus) -> Reply {
+    match request {
+        Request::Status => return Reply::Status { paused: cpus.paused() },
+        Request::Pause => cpus.pause(),
+        Request::Resume => cpus.resume(),
+        // A counter that is full is an interrupt that is pending.
+        Request::PowerButton => drop(board.power.button.write(1)),
+        Request::Stop => board.power.end(Ending::Stopped),
+    }
+    Reply::Done
+}
+
+/// Receives one request and answers it. Says whether the connection goes on.
+pub fn answer(connection: &OwnedFd, board: &Board, cpus: &Cpus) -> bool {
+    let mut buffer = [0; MAX_REQUEST];
+    let packet = match socket::receive(connection, &mut buffer) {
+        Ok(packet) if packet.len > 0 => packet,
+        Ok(_) => return false,
+        Err(error) => return matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted),
+    };
+    let reply = match serde_json::from_slice(&buffer[..packet.len]) {
+        Ok(request) => serve(&request, board, cpus),
+        Err(error) => Reply::Failed { error: format!("this is no request: {error}") },
+    };
+    // Both kinds of reply can be written as JSON. A client that does not read its replies is let go of.
+    serde_json::to_vec(&reply).is_ok_and(|bytes| socket::send(connection, &bytes, &[]).is_ok())
+}

@@ -1,0 +1,26 @@
+//! Duet's own virtual machine monitor: one process is one KVM guest.
+//!
+//! A [`spec::Spec`] says what the machine is. [`machine::Machine`] puts it together: [`memory`] and what [`boot`] loads
+//! into it (there is no firmware: a stock kernel is entered directly and finds the machine by its ACPI tables), the CPUs
+//! ([`vcpu`]) and what they reach besides memory ([`board`]). The process ends with a status that says how the machine
+//! ended ([`power::Ending`]).
+//!
+//! *Threads.* The main thread waits for what comes from outside ([`events`]); each CPU has one.
+//!
+//! *Trust.* All that a guest writes is hostile: addresses go through vm-memory, which knows where the guest's memory
+//! ends; registers that do not exist read as ones; nothing that a guest does is an error of the process, except that its
+//! own CPU cannot go on, which ends the machine.
+
+pub mod board;
+pub mod boot;
+pub mod control;
+pub mod cpuid;
+pub mod events;
+pub mod layout;
+pub mod machine;
+pub mod memory;
+pub mod power;
+pub mod probe;
+pub mod serial;
+pub mod spec;
+pub mod vcpu;

@@ -1,0 +1,205 @@
+//! A machine: put together, running, ended.
+//!
+//! What takes time at the start is done at the same time: KVM makes the machine while the files are read into memory.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use thiserror::Error;
+
+use crate::board::{Board, lock};
+use crate::boot::{self, BootError};
+use crate::cpuid::Features;
+use crate::memory::{self, Memory, MemoryError};
+use crate::power::{Ending, Power};
+use crate::spec::{Fd, Spec, SpecError};
+use crate::vcpu::{self, Cpus, VcpuError};
+use crate::{events, layout, serial};
+
+/// Why there is no machine.
+#[derive(Debug, Error)]
+pub enum MachineError {
+    /// The description is none.
+    #[error("{0}")]
+    Spec(#[from] SpecError),
+    /// No memory.
+    #[error("{0}")]
+    Memory(#[from] MemoryError),
+    /// No kernel.
+    #[error("{0}")]
+    Boot(#[from] BootError),
+    /// A CPU.
+    #[error("{0}")]
+    Vcpu(#[from] VcpuError),
+    /// What KVM says.
+    #[error("KVM cannot {step}: {source}")]
+    Kvm {
+        /// What was being done.
+        step: &'static str,
+        /// Why.
+        source: kvm_ioctls::Error,
+    },
+    /// Too many CPUs for this host.
+    #[error("KVM makes at most {most} CPUs here, not {wanted}")]
+    TooManyCpus {
+        /// How many it makes.
+        most: usize,
+        /// How many there should be.
+        wanted: u8,
+    },
+    /// A descriptor that is named but not open, or is named twice.
+    #[error("the description names descriptor {0}, which is not open or is already used for something else")]
+    Descriptor(Fd),
+    /// A descriptor or thread that could not be made.
+    #[error("the machine cannot {step}: {source}")]
+    Host {
+        /// What was being done.
+        step: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn kvm_failed(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> MachineError {
+    move |source| MachineError::Kvm { step, source }
+}
+
+fn host_failed(step: &'static str) -> impl FnOnce(io::Error) -> MachineError {
+    move |source| MachineError::Host { step, source }
+}
+
+/// The descriptors that the process inherited: each is taken once.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    taken: Vec<Fd>,
+}
+
+impl Inherited {
+    /// Takes a descriptor, which is closed with what it becomes, and keeps it from programs that are run.
+    ///
+    /// # Errors
+    /// If it is not open, was taken already, or is the standard error.
+    pub fn take<T: From<OwnedFd>>(&mut self, fd: Fd) -> Result<T, MachineError> {
+        // SAFETY: F_SETFD takes a number, and of a descriptor that is not open it says so.
+        let open =
+            fd >= 0 && fd != libc::STDERR_FILENO && unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
+        if !open || self.taken.contains(&fd) {
+            return Err(MachineError::Descriptor(fd));
+        }
+        self.taken.push(fd);
+        // SAFETY: it is open, is taken once, and was inherited: this process opens nothing before all are taken.
+        Ok(T::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+}
+
+/// A machine that is ready to run.
+pub struct Machine {
+    vm: VmFd,
+    memory: Memory,
+    vcpus: Vec<VcpuFd>,
+    board: Arc<Board>,
+    outside: events::Outside,
+}
+
+impl Machine {
+    /// Puts the machine together.
+    ///
+    /// # Errors
+    /// If something of it is missing or not right; nothing is left then.
+    pub fn new(spec: &Spec) -> Result<Self, MachineError> {
+        spec.check()?;
+        let mut inherited = Inherited::default();
+        let kernel = inherited.take(spec.kernel)?;
+        let initrd = spec.initrd.map(|fd| inherited.take(fd)).transpose()?;
+        let (input, output) = serial_ends(spec, &mut inherited)?;
+        let control = spec.control.map(|fd| inherited.take(fd)).transpose()?;
+
+        let memory = memory::allocate(spec.memory)?;
+        let tables = boot::acpi::tables(spec.cpus)?;
+        let (made, entry) = thread::scope(|scope| {
+            let made = thread::Builder::new()
+                .name("make".to_owned())
+                .spawn_scoped(scope, || make(spec, &memory))
+                .map_err(host_failed("start a thread"))?;
+            let entry = boot::load(&memory, kernel, initrd, &spec.command_line, &tables);
+            let made = made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok::<_, MachineError>((made, entry?))
+        })?;
+        let (vm, vcpus) = made?;
+        if let Some(first) = vcpus.first() {
+            vcpu::point(first, entry, &memory)?;
+        }
+
+        let board = Board {
+            serial: Mutex::new(serial::new(output).map_err(host_failed("make a serial port"))?),
+            power: Power::new().map_err(host_failed("make a power button"))?,
+        };
+        let line = kvm_failed("connect an interrupt");
+        vm.register_irqfd(&lock(&board.serial).interrupt_evt().0, layout::SERIAL_GSI)
+            .and_then(|()| vm.register_irqfd(&board.power.button, layout::POWER_BUTTON_GSI))
+            .map_err(line)?;
+        Ok(Self { vm, memory, vcpus, board: Arc::new(board), outside: events::Outside { input, control } })
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Errors
+    /// If its CPUs cannot be started.
+    pub fn run(self) -> Result<Ending, MachineError> {
+        let cpus = Cpus::start(self.vcpus, &self.board)?;
+        let ending = events::serve(self.outside, &self.board, &cpus).map_err(host_failed("wait for events"))?;
+        drop(cpus);
+        // What the CPUs ran on goes only after them.
+        drop((self.vm, self.memory));
+        Ok(ending)
+    }
+}
+
+/// The serial port's two descriptors, which may be one.
+fn serial_ends(spec: &Spec, inherited: &mut Inherited) -> Result<(Option<File>, Option<File>), MachineError> {
+    let Some(serial) = &spec.serial else { return Ok((None, None)) };
+    let output: File = inherited.take(serial.output)?;
+    let input = match serial.input {
+        Some(fd) if fd == serial.output => Some(output.try_clone().map_err(host_failed("share a descriptor"))?),
+        Some(fd) => Some(inherited.take(fd)?),
+        None => None,
+    };
+    Ok((input, Some(output)))
+}
+
+/// Has KVM make the machine: its memory, interrupt controllers and CPUs.
+fn make(spec: &Spec, memory: &Memory) -> Result<(VmFd, Vec<VcpuFd>), MachineError> {
+    let kvm = Kvm::new().map_err(kvm_failed("be opened (/dev/kvm)"))?;
+    if usize::from(spec.cpus) > kvm.get_max_vcpus() {
+        return Err(MachineError::TooManyCpus { most: kvm.get_max_vcpus(), wanted: spec.cpus });
+    }
+    let features = Features::new(&kvm, spec.cpus).map_err(kvm_failed("say what its CPUs can do"))?;
+    let vm = kvm.create_vm().map_err(kvm_failed("make a machine"))?;
+    vm.set_tss_address(layout::TSS).map_err(kvm_failed("place its own pages"))?;
+    vm.create_irq_chip().map_err(kvm_failed("make interrupt controllers"))?;
+    for (slot, (start, len, here)) in memory::regions(memory).enumerate() {
+        let region = kvm_userspace_memory_region {
+            slot: slot as u32,
+            flags: 0,
+            guest_phys_addr: start,
+            memory_size: len,
+            userspace_addr: here,
+        };
+        // SAFETY: the range is a mapping of `memory`, which the machine keeps until its CPUs have ended, and of which
+        // this process makes no references to what is in it: vm-memory's accesses are volatile.
+        unsafe { vm.set_user_memory_region(region) }.map_err(kvm_failed("take the memory"))?;
+    }
+    let vcpus = (0..spec.cpus)
+        .map(|cpu| {
+            let vcpu = vm.create_vcpu(cpu.into()).map_err(kvm_failed("make a CPU"))?;
+            vcpu::identify(&vcpu, cpu, &features)?;
+            Ok(vcpu)
+        })
+        .collect::<Result<_, MachineError>>()?;
+    Ok((vm, vcpus))
+}

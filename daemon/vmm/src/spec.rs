@@ -1,0 +1,91 @@
+//! The description of a machine that `duet-vmm` is given: one JSON object. Files come as descriptors that the process
+//! inherited, so that it needs no path and may open none.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::layout;
+
+/// A descriptor that the process inherited.
+pub type Fd = i32;
+
+/// The most CPUs of a machine.
+pub const MAX_CPUS: u8 = 64;
+/// The least memory of a machine in bytes.
+pub const MIN_MEMORY: u64 = 16 << 20;
+/// The most devices of a machine: the slots of a PCI bus, without the host bridge's.
+pub const MAX_DEVICES: usize = 31;
+
+/// A machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// The kernel: a Linux bzImage, or an ELF file with a PVH entry.
+    pub kernel: Fd,
+    /// The initial RAM disk.
+    #[serde(default)]
+    pub initrd: Option<Fd>,
+    /// The kernel's command line.
+    #[serde(default)]
+    pub command_line: String,
+    /// How many CPUs: 1 to [`MAX_CPUS`].
+    #[serde(default = "one")]
+    pub cpus: u8,
+    /// Memory in bytes: a multiple of 4096, at least [`MIN_MEMORY`].
+    pub memory: u64,
+    /// The serial port.
+    #[serde(default)]
+    pub serial: Option<SerialSpec>,
+    /// The control socket, listening: see [`crate::control`].
+    #[serde(default)]
+    pub control: Option<Fd>,
+}
+
+fn one() -> u8 {
+    1
+}
+
+/// The two directions of a serial port or console. They may be one descriptor, such as a terminal's or a socket's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SerialSpec {
+    /// What the guest reads comes from here.
+    #[serde(default)]
+    pub input: Option<Fd>,
+    /// What the guest writes goes here. What does not fit at once is lost: a guest never waits for its console.
+    pub output: Fd,
+}
+
+/// Why a description is no machine.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum SpecError {
+    /// Too many CPUs, or none.
+    #[error("a machine has 1 to {MAX_CPUS} CPUs, not {0}")]
+    Cpus(u8),
+    /// Too little memory, or half a page.
+    #[error("a machine has at least {MIN_MEMORY} bytes of memory, a multiple of 4096, not {0}")]
+    Memory(u64),
+    /// A command line that no kernel takes.
+    #[error("a kernel's command line has less than {} bytes and no zero among them", layout::COMMAND_LINE_MAX)]
+    CommandLine,
+}
+
+impl Spec {
+    /// Checks what the types do not say.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), SpecError> {
+        if self.cpus == 0 || self.cpus > MAX_CPUS {
+            return Err(SpecError::Cpus(self.cpus));
+        }
+        // A mapping's length must fit this process's own address space with all else in it: 46 bits are plenty.
+        if self.memory < MIN_MEMORY || !self.memory.is_multiple_of(layout::PAGE) || self.memory > 1 << 46 {
+            return Err(SpecError::Memory(self.memory));
+        }
+        if self.command_line.len() >= layout::COMMAND_LINE_MAX || self.command_line.contains('\0') {
+            return Err(SpecError::CommandLine);
+        }
+        Ok(())
+    }
+}
