@@ -3,9 +3,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::layout;
 use crate::power::Power;
 use crate::serial;
+use crate::{layout, pci};
 
 /// The devices of a machine that are not memory or CPUs.
 pub struct Board {
@@ -13,6 +13,8 @@ pub struct Board {
     pub serial: Mutex<serial::Port>,
     /// The power registers.
     pub power: Power,
+    /// The PCI bus.
+    pub pci: pci::Bus,
 }
 
 /// Locks what no thread can have left half done: nothing panics while it holds one of these.
@@ -46,13 +48,25 @@ impl Board {
     }
 
     /// The guest wrote to an address without memory.
-    pub fn memory_write(&self, _address: u64, _bytes: &[u8]) {}
+    pub fn memory_write(&self, address: u64, bytes: &[u8]) {
+        match address {
+            layout::BARS..layout::BARS_END => self.pci.window_write(address - layout::BARS, bytes),
+            layout::ECAM..ECAM_END => self.pci.config_write(address - layout::ECAM, bytes),
+            _ => {}
+        }
+    }
 
     /// The guest reads an address without memory.
-    pub fn memory_read(&self, _address: u64, bytes: &mut [u8]) {
-        bytes.fill(0xff);
+    pub fn memory_read(&self, address: u64, bytes: &mut [u8]) {
+        match address {
+            layout::BARS..layout::BARS_END => self.pci.window_read(address - layout::BARS, bytes),
+            layout::ECAM..ECAM_END => self.pci.config_read(address - layout::ECAM, bytes),
+            _ => bytes.fill(0xff),
+        }
     }
 }
+
+const ECAM_END: u64 = layout::ECAM + layout::ECAM_SIZE;
 
 fn serial_register(port: u16) -> Option<u8> {
     port.checked_sub(layout::SERIAL_PORT).filter(|offset| *offset < 8).and_then(|offset| u8::try_from(offset).ok())

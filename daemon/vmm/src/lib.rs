@@ -5,7 +5,10 @@
 //! ([`vcpu`]) and what they reach besides memory ([`board`]). The process ends with a status that says how the machine
 //! ended ([`power::Ending`]).
 //!
-//! *Threads.* The main thread waits for what comes from outside ([`events`]); each CPU has one.
+//! Devices are [`virtio`] functions on a [`pci`] bus.
+//!
+//! *Threads.* The main thread waits for what comes from outside ([`events`]); each CPU has one, and so has each device
+//! that a driver of the guest's uses.
 //!
 //! *Trust.* All that a guest writes is hostile: addresses go through vm-memory, which knows where the guest's memory
 //! ends; registers that do not exist read as ones; nothing that a guest does is an error of the process, except that its
@@ -15,12 +18,16 @@ pub mod board;
 pub mod boot;
 pub mod control;
 pub mod cpuid;
+pub mod devices;
 pub mod events;
 pub mod layout;
 pub mod machine;
 pub mod memory;
+pub mod pci;
 pub mod power;
 pub mod probe;
+pub mod routes;
 pub mod serial;
 pub mod spec;
 pub mod vcpu;
+pub mod virtio;

@@ -17,9 +17,9 @@ use crate::boot::{self, BootError};
 use crate::cpuid::Features;
 use crate::memory::{self, Memory, MemoryError};
 use crate::power::{Ending, Power};
-use crate::spec::{Fd, Spec, SpecError};
+use crate::spec::{Fd, SerialSpec, Spec, SpecError};
 use crate::vcpu::{self, Cpus, VcpuError};
-use crate::{events, layout, serial};
+use crate::{devices, events, layout, serial};
 
 /// Why there is no machine.
 #[derive(Debug, Error)]
@@ -69,37 +69,65 @@ fn kvm_failed(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> MachineEr
     move |source| MachineError::Kvm { step, source }
 }
 
-fn host_failed(step: &'static str) -> impl FnOnce(io::Error) -> MachineError {
+pub(crate) fn host_failed(step: &'static str) -> impl FnOnce(io::Error) -> MachineError {
     move |source| MachineError::Host { step, source }
 }
 
 /// The descriptors that the process inherited: each is taken once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Inherited {
-    taken: Vec<Fd>,
+    left: Vec<Fd>,
 }
 
 impl Inherited {
-    /// Takes a descriptor, which is closed with what it becomes, and keeps it from programs that are run.
+    /// All that a description names. Call it before anything is opened, which could have one of their numbers.
     ///
     /// # Errors
-    /// If it is not open, was taken already, or is the standard error.
-    pub fn take<T: From<OwnedFd>>(&mut self, fd: Fd) -> Result<T, MachineError> {
-        // SAFETY: F_SETFD takes a number, and of a descriptor that is not open it says so.
-        let open =
-            fd >= 0 && fd != libc::STDERR_FILENO && unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
-        if !open || self.taken.contains(&fd) {
-            return Err(MachineError::Descriptor(fd));
+    /// If one is not open, is the standard error, or is named twice.
+    pub fn of(spec: &Spec) -> Result<Self, MachineError> {
+        let mut left: Vec<Fd> = Vec::new();
+        for fd in spec.descriptors() {
+            // SAFETY: F_SETFD takes a number, and of a descriptor that is not open it says so.
+            let open = fd >= 0
+                && fd != libc::STDERR_FILENO
+                && unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
+            if !open || left.contains(&fd) {
+                return Err(MachineError::Descriptor(fd));
+            }
+            left.push(fd);
         }
-        self.taken.push(fd);
-        // SAFETY: it is open, is taken once, and was inherited: this process opens nothing before all are taken.
+        Ok(Self { left })
+    }
+
+    /// Takes a descriptor, which is closed with what it becomes.
+    ///
+    /// # Errors
+    /// If the description does not name it, or it was taken already.
+    pub fn take<T: From<OwnedFd>>(&mut self, fd: Fd) -> Result<T, MachineError> {
+        let at = self.left.iter().position(|left| *left == fd).ok_or(MachineError::Descriptor(fd))?;
+        self.left.swap_remove(at);
+        // SAFETY: it was open before this process opened anything of its own, and is taken once.
         Ok(T::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Takes the two directions of a console, which may be one descriptor.
+    ///
+    /// # Errors
+    /// As [`Inherited::take`].
+    pub fn ends(&mut self, spec: &SerialSpec) -> Result<(Option<File>, File), MachineError> {
+        let output: File = self.take(spec.output)?;
+        let input = match spec.input {
+            Some(fd) if fd == spec.output => Some(output.try_clone().map_err(host_failed("share a descriptor"))?),
+            Some(fd) => Some(self.take(fd)?),
+            None => None,
+        };
+        Ok((input, output))
     }
 }
 
 /// A machine that is ready to run.
 pub struct Machine {
-    vm: VmFd,
+    vm: Arc<VmFd>,
     memory: Memory,
     vcpus: Vec<VcpuFd>,
     board: Arc<Board>,
@@ -113,11 +141,16 @@ impl Machine {
     /// If something of it is missing or not right; nothing is left then.
     pub fn new(spec: &Spec) -> Result<Self, MachineError> {
         spec.check()?;
-        let mut inherited = Inherited::default();
+        let mut inherited = Inherited::of(spec)?;
         let kernel = inherited.take(spec.kernel)?;
         let initrd = spec.initrd.map(|fd| inherited.take(fd)).transpose()?;
-        let (input, output) = serial_ends(spec, &mut inherited)?;
+        let (input, output) = match &spec.serial {
+            Some(serial) => inherited.ends(serial).map(|(input, output)| (input, Some(output)))?,
+            None => (None, None),
+        };
         let control = spec.control.map(|fd| inherited.take(fd)).transpose()?;
+        let devices = spec.devices.iter().map(|device| devices::make(device, &mut inherited));
+        let devices = devices.collect::<Result<Vec<_>, _>>()?;
 
         let memory = memory::allocate(spec.memory)?;
         let tables = boot::acpi::tables(spec.cpus)?;
@@ -131,6 +164,7 @@ impl Machine {
             Ok::<_, MachineError>((made, entry?))
         })?;
         let (vm, vcpus) = made?;
+        let vm = Arc::new(vm);
         if let Some(first) = vcpus.first() {
             vcpu::point(first, entry, &memory)?;
         }
@@ -138,6 +172,7 @@ impl Machine {
         let board = Board {
             serial: Mutex::new(serial::new(output).map_err(host_failed("make a serial port"))?),
             power: Power::new().map_err(host_failed("make a power button"))?,
+            pci: devices::plug(devices, &vm, &memory).map_err(host_failed("plug its devices in"))?,
         };
         let line = kvm_failed("connect an interrupt");
         vm.register_irqfd(&lock(&board.serial).interrupt_evt().0, layout::SERIAL_GSI)
@@ -154,22 +189,11 @@ impl Machine {
         let cpus = Cpus::start(self.vcpus, &self.board)?;
         let ending = events::serve(self.outside, &self.board, &cpus).map_err(host_failed("wait for events"))?;
         drop(cpus);
-        // What the CPUs ran on goes only after them.
+        self.board.pci.stop();
+        // What the CPUs and devices worked on goes only after them.
         drop((self.vm, self.memory));
         Ok(ending)
     }
-}
-
-/// The serial port's two descriptors, which may be one.
-fn serial_ends(spec: &Spec, inherited: &mut Inherited) -> Result<(Option<File>, Option<File>), MachineError> {
-    let Some(serial) = &spec.serial else { return Ok((None, None)) };
-    let output: File = inherited.take(serial.output)?;
-    let input = match serial.input {
-        Some(fd) if fd == serial.output => Some(output.try_clone().map_err(host_failed("share a descriptor"))?),
-        Some(fd) => Some(inherited.take(fd)?),
-        None => None,
-    };
-    Ok((input, Some(output)))
 }
 
 /// Has KVM make the machine: its memory, interrupt controllers and CPUs.

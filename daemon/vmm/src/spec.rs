@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::layout;
 
-/// A descriptor that the process inherited.
+/// A descriptor that the process inherited, but not the standard error.
 pub type Fd = i32;
 
 /// The most CPUs of a machine.
@@ -36,6 +36,9 @@ pub struct Spec {
     /// The serial port.
     #[serde(default)]
     pub serial: Option<SerialSpec>,
+    /// The devices, in the order of their slots on the PCI bus, from 1 on; at most [`MAX_DEVICES`].
+    #[serde(default)]
+    pub devices: Vec<DeviceSpec>,
     /// The control socket, listening: see [`crate::control`].
     #[serde(default)]
     pub control: Option<Fd>,
@@ -56,6 +59,44 @@ pub struct SerialSpec {
     pub output: Fd,
 }
 
+/// A device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum DeviceSpec {
+    /// A disk.
+    Disk {
+        /// A file or block device with the disk's contents, open for reading and, unless `read_only`, for writing.
+        file: Fd,
+        /// Whether the guest may only read.
+        #[serde(default)]
+        read_only: bool,
+        /// What the guest has in /dev/disk/by-id after "virtio-": the first 20 bytes of it.
+        #[serde(default)]
+        name: String,
+    },
+    /// A network interface.
+    Nic {
+        /// A tap, made with `IFF_TAP`, `IFF_NO_PI` and `IFF_VNET_HDR`.
+        tap: Fd,
+        /// The guest's address on it.
+        mac: [u8; 6],
+        /// The largest packet in bytes, without its Ethernet header.
+        #[serde(default = "ethernet")]
+        mtu: u16,
+        /// An open /dev/vhost-net, by which the host's kernel moves the packets.
+        #[serde(default)]
+        vhost: Option<Fd>,
+    },
+    /// A console: /dev/hvc0 of the guest.
+    Console(SerialSpec),
+    /// Random numbers.
+    Rng,
+}
+
+fn ethernet() -> u16 {
+    1500
+}
+
 /// Why a description is no machine.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum SpecError {
@@ -65,12 +106,43 @@ pub enum SpecError {
     /// Too little memory, or half a page.
     #[error("a machine has at least {MIN_MEMORY} bytes of memory, a multiple of 4096, not {0}")]
     Memory(u64),
+    /// Too many devices.
+    #[error("a machine has at most {MAX_DEVICES} devices, not {0}")]
+    Devices(usize),
     /// A command line that no kernel takes.
     #[error("a kernel's command line has less than {} bytes and no zero among them", layout::COMMAND_LINE_MAX)]
     CommandLine,
 }
 
+impl SerialSpec {
+    /// The descriptors: both, or the one that is both.
+    fn descriptors(&self) -> impl Iterator<Item = Fd> {
+        self.input.filter(|input| *input != self.output).into_iter().chain([self.output])
+    }
+}
+
+impl DeviceSpec {
+    fn descriptors(&self) -> Vec<Fd> {
+        match self {
+            Self::Disk { file, .. } => vec![*file],
+            Self::Nic { tap, vhost, .. } => vhost.iter().chain([tap]).copied().collect(),
+            Self::Console(ends) => ends.descriptors().collect(),
+            Self::Rng => Vec::new(),
+        }
+    }
+}
+
 impl Spec {
+    /// All descriptors that the description names.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<Fd> {
+        let mut all = vec![self.kernel];
+        all.extend(self.initrd.iter().chain(&self.control));
+        all.extend(self.serial.iter().flat_map(SerialSpec::descriptors));
+        all.extend(self.devices.iter().flat_map(DeviceSpec::descriptors));
+        all
+    }
+
     /// Checks what the types do not say.
     ///
     /// # Errors
@@ -82,6 +154,9 @@ impl Spec {
         // A mapping's length must fit this process's own address space with all else in it: 46 bits are plenty.
         if self.memory < MIN_MEMORY || !self.memory.is_multiple_of(layout::PAGE) || self.memory > 1 << 46 {
             return Err(SpecError::Memory(self.memory));
+        }
+        if self.devices.len() > MAX_DEVICES {
+            return Err(SpecError::Devices(self.devices.len()));
         }
         if self.command_line.len() >= layout::COMMAND_LINE_MAX || self.command_line.contains('\0') {
             return Err(SpecError::CommandLine);

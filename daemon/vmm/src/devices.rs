@@ -1,0 +1,60 @@
+//! From descriptions of devices to functions on the bus.
+
+use std::io;
+use std::sync::Arc;
+
+use kvm_ioctls::VmFd;
+
+use crate::layout;
+use crate::machine::{Inherited, MachineError, host_failed};
+use crate::memory::Memory;
+use crate::pci::msix::Msix;
+use crate::pci::{Bus, window};
+use crate::routes::Routes;
+use crate::spec::DeviceSpec;
+use crate::virtio::Device;
+use crate::virtio::block::Block;
+use crate::virtio::console::Console;
+use crate::virtio::net::Net;
+use crate::virtio::rng::Rng;
+use crate::virtio::transport::{Host, Transport};
+
+/// Makes a device of what was inherited for it.
+///
+/// # Errors
+/// If a descriptor is not open, or not what it should be.
+pub fn make(spec: &DeviceSpec, inherited: &mut Inherited) -> Result<Box<dyn Device>, MachineError> {
+    Ok(match spec {
+        DeviceSpec::Disk { file, read_only, name } => Box::new(
+            Block::new(inherited.take(*file)?, *read_only, name).map_err(host_failed("find out the size of a disk"))?,
+        ),
+        DeviceSpec::Nic { tap, mac, mtu, vhost } => {
+            let vhost = vhost.map(|fd| inherited.take(fd)).transpose()?;
+            Box::new(Net::new(inherited.take(*tap)?, *mac, *mtu, vhost).map_err(host_failed("use a tap"))?)
+        }
+        DeviceSpec::Console(ends) => {
+            let (input, output) = inherited.ends(ends)?;
+            Box::new(Console::new(input, output))
+        }
+        DeviceSpec::Rng => Box::new(Rng),
+    })
+}
+
+/// Plugs devices into the bus's slots, from 1 on.
+///
+/// # Errors
+/// If the process has no descriptors left.
+pub fn plug(devices: Vec<Box<dyn Device>>, vm: &Arc<VmFd>, memory: &Memory) -> io::Result<Bus> {
+    let routes = Arc::new(Routes::new(Arc::clone(vm)));
+    let mut gsi = layout::IO_APIC_PINS;
+    let mut functions = Vec::new();
+    for (slot, device) in (1..).zip(devices) {
+        // One for each queue, and one for changes of the configuration.
+        let vectors = device.queues().len() + 1;
+        let msix = Msix::new(Arc::clone(&routes), gsi, vectors)?;
+        gsi += vectors as u32;
+        let host = Host { vm: Arc::clone(vm), memory: memory.clone() };
+        functions.push(Transport::new(host, device, window(slot), msix)?);
+    }
+    Ok(Bus::new(functions))
+}

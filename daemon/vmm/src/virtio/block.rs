@@ -1,0 +1,212 @@
+//! The block device (virtio 1.2, 5.2): a file or a host's block device as a disk.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::sync::Arc;
+
+use rustix::event::PollFlags;
+use rustix::fs::FallocateFlags;
+
+use super::buffers::Buffers;
+use super::queue::{Chain, Served};
+use super::{Device, Driver, Thread, Worker};
+use crate::events::borrow;
+
+/// The unit of all of a driver's numbers in bytes.
+const SECTOR: u64 = 512;
+/// The most bytes of one request.
+const MOST: usize = 32 << 20;
+/// The most pieces of data in a request: a chain has one more before and after.
+const SEGMENTS: u32 = 254;
+/// Sectors of a discard or of writing zeroes, and ranges of one request.
+const MOST_SECTORS: u32 = 1 << 22;
+const MOST_RANGES: u32 = 16;
+/// Bytes of the name that a driver can ask for.
+const NAME: usize = 20;
+
+/// Features (virtio 1.2, 5.2.3).
+const SEG_MAX: u64 = 1 << 2;
+const READ_ONLY: u64 = 1 << 5;
+const FLUSH: u64 = 1 << 9;
+const DISCARD: u64 = 1 << 13;
+const WRITE_ZEROES: u64 = 1 << 14;
+
+/// Requests.
+mod request {
+    pub const READ: u32 = 0;
+    pub const WRITE: u32 = 1;
+    pub const FLUSH: u32 = 4;
+    pub const NAME: u32 = 8;
+    pub const DISCARD: u32 = 11;
+    pub const WRITE_ZEROES: u32 = 13;
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Done = 0,
+    Failed = 1,
+    Unsupported = 2,
+}
+
+impl From<io::Result<()>> for Outcome {
+    fn from(result: io::Result<()>) -> Self {
+        match result {
+            Ok(()) => Self::Done,
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Self::Unsupported,
+            Err(_) => Self::Failed,
+        }
+    }
+}
+
+/// A disk.
+#[derive(Debug)]
+struct Disk {
+    file: File,
+    sectors: u64,
+    read_only: bool,
+    name: [u8; NAME],
+}
+
+/// The device.
+#[derive(Debug, Clone)]
+pub struct Block(Arc<Disk>);
+
+impl Block {
+    /// A disk whose contents are `file`'s. What is not a whole sector at its end is not seen. `name` is what Linux has in
+    /// /dev/disk/by-id after "virtio-", of which 20 bytes are told.
+    ///
+    /// # Errors
+    /// If its size cannot be found out.
+    pub fn new(mut file: File, read_only: bool, name: &str) -> io::Result<Self> {
+        let sectors = file.seek(SeekFrom::End(0))? / SECTOR;
+        let mut told = [0; NAME];
+        told.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+        Ok(Self(Arc::new(Disk { file, sectors, read_only, name: told })))
+    }
+}
+
+impl Device for Block {
+    fn kind(&self) -> u16 {
+        2
+    }
+
+    fn features(&self) -> u64 {
+        let changes = if self.0.read_only { READ_ONLY } else { DISCARD | WRITE_ZEROES };
+        SEG_MAX | FLUSH | changes
+    }
+
+    fn queues(&self) -> &'static [u16] {
+        &[256]
+    }
+
+    /// `struct virtio_blk_config` (virtio 1.2, 5.2.4).
+    fn config(&self) -> Vec<u8> {
+        let mut config = vec![0; 60];
+        let mut put = |at: usize, value: &[u8]| config[at..at + value.len()].copy_from_slice(value);
+        put(0, &self.0.sectors.to_le_bytes());
+        put(12, &SEGMENTS.to_le_bytes());
+        put(36, &MOST_SECTORS.to_le_bytes());
+        put(40, &MOST_RANGES.to_le_bytes());
+        put(44, &8u32.to_le_bytes());
+        put(48, &MOST_SECTORS.to_le_bytes());
+        put(52, &MOST_RANGES.to_le_bytes());
+        put(56, &[1]);
+        config
+    }
+
+    fn start(&mut self, driver: Driver) -> io::Result<Box<dyn Worker>> {
+        let disk = Arc::clone(&self.0);
+        let Driver { memory, mut queues, .. } = driver;
+        Thread::spawn("disk", move |stop| {
+            while stop.wait([(borrow(&queues[0].kick), PollFlags::IN)]).is_some() {
+                queues[0].drain(&memory, |chain| disk.serve(chain));
+            }
+        })
+    }
+}
+
+impl Disk {
+    /// Serves a request: a header, data, and one byte for what became of it.
+    fn serve(&self, chain: Chain<'_>) -> Served {
+        let Chain { mut readable, mut writable, .. } = chain;
+        let Some(mut status) = writable.take_end(1) else { return Served::Done(0) };
+        let room = writable.len();
+        let outcome = match readable.array::<16>() {
+            Some(header) => self.run(header, readable, writable),
+            None => Outcome::Failed,
+        };
+        status.write(&[outcome as u8]);
+        // All is said to be written or nothing: what a failed request wrote means nothing.
+        let written = if outcome == Outcome::Done { room } else { 0 };
+        Served::Done(u32::try_from(written + 1).unwrap_or(u32::MAX))
+    }
+
+    /// `readable` is what is to be written to the disk, `writable` where what is read goes.
+    fn run(&self, header: [u8; 16], readable: Buffers<'_>, mut writable: Buffers<'_>) -> Outcome {
+        let [a, b, c, d, _, _, _, _, sector @ ..] = header;
+        let (kind, sector) = (u32::from_le_bytes([a, b, c, d]), u64::from_le_bytes(sector));
+        match kind {
+            request::READ => match self.place(sector, writable.len()) {
+                Some(offset) => writable.fill_at(&self.file, offset).into(),
+                None => Outcome::Failed,
+            },
+            request::WRITE if !self.read_only => match self.place(sector, readable.len()) {
+                Some(offset) => readable.store_at(&self.file, offset).into(),
+                None => Outcome::Failed,
+            },
+            request::FLUSH => self.file.sync_data().into(),
+            request::NAME => {
+                writable.write(&self.name);
+                Outcome::Done
+            }
+            request::DISCARD | request::WRITE_ZEROES if !self.read_only => self.clear(kind, readable),
+            request::WRITE | request::DISCARD | request::WRITE_ZEROES => Outcome::Failed,
+            _ => Outcome::Unsupported,
+        }
+    }
+
+    /// Where so many bytes from a sector on begin, if they are whole sectors of this disk.
+    fn place(&self, sector: u64, len: usize) -> Option<u64> {
+        let count = len as u64 / SECTOR;
+        let inside = sector.checked_add(count).is_some_and(|end| end <= self.sectors);
+        (inside && len <= MOST && (len as u64).is_multiple_of(SECTOR)).then_some(sector * SECTOR)
+    }
+
+    /// Discards ranges, or fills them with zeroes.
+    fn clear(&self, kind: u32, mut ranges: Buffers<'_>) -> Outcome {
+        if ranges.len() > MOST_RANGES as usize * 16 || !ranges.len().is_multiple_of(16) {
+            return Outcome::Failed;
+        }
+        while let Some(range) = ranges.array::<16>() {
+            let [sector @ .., a, b, c, d, e, f, g, h] = range;
+            let (sector, count) = (u64::from_le_bytes(sector), u32::from_le_bytes([a, b, c, d]));
+            let unmap = u32::from_le_bytes([e, f, g, h]);
+            let inside = sector.checked_add(count.into()).is_some_and(|end| end <= self.sectors);
+            // The flag "unmap" is there for writing zeroes alone (virtio 1.2, 5.2.6.2).
+            if unmap > u32::from(kind == request::WRITE_ZEROES) {
+                return Outcome::Unsupported;
+            }
+            if !inside || count > MOST_SECTORS {
+                return Outcome::Failed;
+            }
+            let hole = kind == request::DISCARD || unmap == 1;
+            let outcome = self.fallocate(hole, sector * SECTOR, u64::from(count) * SECTOR).into();
+            match outcome {
+                Outcome::Done => {}
+                // To discard is advice.
+                Outcome::Unsupported if kind == request::DISCARD => {}
+                _ => return outcome,
+            }
+        }
+        Outcome::Done
+    }
+
+    fn fallocate(&self, hole: bool, offset: u64, len: u64) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let mode = if hole { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
+        Ok(rustix::fs::fallocate(&self.file, mode | FallocateFlags::KEEP_SIZE, offset, len)?)
+    }
+}

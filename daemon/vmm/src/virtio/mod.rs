@@ -1,0 +1,153 @@
+//! Virtio devices (OASIS virtio 1.2).
+//!
+//! [`transport`] is the PCI side that all share; each device says what it is ([`Device`]) and, when a driver is there,
+//! starts a worker: a thread that owns the queues, or the host's kernel. The CPUs' threads never touch a queue, so a slow
+//! disk holds up nobody but its own device.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use std::thread::{self, JoinHandle};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::events::borrow;
+use crate::memory::Memory;
+use crate::pci::msix::Msix;
+
+pub mod block;
+pub mod buffers;
+pub mod console;
+pub mod net;
+pub mod queue;
+pub mod rng;
+pub mod transport;
+pub mod vhost;
+
+use queue::Queue;
+
+/// Feature bits that belong to no device (virtio 1.2, 6).
+pub mod feature {
+    /// `VIRTIO_F_INDIRECT_DESC`
+    pub const INDIRECT: u64 = 1 << 28;
+    /// `VIRTIO_F_EVENT_IDX`
+    pub const EVENT_IDX: u64 = 1 << 29;
+    /// `VIRTIO_F_VERSION_1`
+    pub const VERSION_1: u64 = 1 << 32;
+    /// What every device here can do.
+    pub const ALL: u64 = INDIRECT | EVENT_IDX | VERSION_1;
+}
+
+/// A kind of device.
+pub trait Device: Send {
+    /// Its number (virtio 1.2, 5).
+    fn kind(&self) -> u16;
+
+    /// Its features, without [`feature::ALL`].
+    fn features(&self) -> u64 {
+        0
+    }
+
+    /// The largest size of each of its queues, a power of two.
+    fn queues(&self) -> &'static [u16];
+
+    /// Its configuration.
+    fn config(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Serves a driver until the worker is dropped.
+    ///
+    /// # Errors
+    /// If that cannot be started: the driver then sees a device that needs a reset.
+    fn start(&mut self, driver: Driver) -> io::Result<Box<dyn Worker>>;
+}
+
+/// What serves a driver. It ends with it, and has let go of the guest's memory then.
+pub trait Worker: Send {}
+
+/// A driver that is ready.
+pub struct Driver {
+    /// The guest's memory.
+    pub memory: Memory,
+    /// The features that it took.
+    pub features: u64,
+    /// The device's queues. Those that the driver does not use are not ready.
+    pub queues: Vec<Queue>,
+    /// Tells it of a changed configuration.
+    pub notifier: Notifier,
+}
+
+/// Tells a driver that its device's configuration changed.
+#[derive(Clone)]
+pub struct Notifier {
+    msix: Arc<Msix>,
+    vector: Arc<AtomicU16>,
+    generation: Arc<AtomicU8>,
+}
+
+impl Notifier {
+    /// Tells it.
+    pub fn notify(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        if let Some(event) = self.msix.event(self.vector.load(Ordering::Acquire)) {
+            // A full counter is a pending interrupt.
+            let _ = event.write(1);
+        }
+    }
+}
+
+/// A worker that is a thread here.
+pub struct Thread {
+    stop: EventFd,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Thread {
+    /// Starts it. `run` is to return soon once `stop` is readable.
+    ///
+    /// # Errors
+    /// If there is no room for a thread.
+    pub fn spawn(name: &str, run: impl FnOnce(Stop) + Send + 'static) -> io::Result<Box<dyn Worker>> {
+        let stop = EventFd::new(EFD_NONBLOCK)?;
+        let seen = Stop(stop.try_clone()?);
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || run(seen))?;
+        Ok(Box::new(Self { stop, thread: Some(thread) }))
+    }
+}
+
+impl Worker for Thread {}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        let _ = self.stop.write(1);
+        if let Some(thread) = self.thread.take() {
+            // One that panicked has let go of everything too.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A thread's side of its end.
+pub struct Stop(EventFd);
+
+impl Stop {
+    /// Waits until one of the descriptors has what it is to be watched for, or an error. Says which have; `None`: the
+    /// thread is to end.
+    #[must_use]
+    pub fn wait<const N: usize>(&self, fds: [(BorrowedFd<'_>, PollFlags); N]) -> Option<[bool; N]> {
+        let stop = borrow(&self.0);
+        let mut wanted = vec![PollFd::new(&stop, PollFlags::IN)];
+        wanted.extend(fds.iter().map(|(fd, flags)| PollFd::new(fd, *flags)));
+        loop {
+            match poll(&mut wanted, None) {
+                Ok(_) if !wanted[0].revents().is_empty() => return None,
+                Ok(_) => return Some(std::array::from_fn(|index| !wanted[index + 1].revents().is_empty())),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The host kernel's own virtio network backend, vhost-net: it serves a device's queues itself (include/uapi/linux/
+//! vhost.h). It is given the device's eventfds, so that neither a packet nor an interrupt goes through this process.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use virtio_queue::QueueT;
+
+use super::queue::Queue;
+use crate::memory::{self, Memory};
+
+/// `VHOST_VIRTIO`, the kind of the requests below.
+const KIND: u64 = 0xaf;
+const WRITE: u64 = 1;
+
+const fn request(direction: u64, number: u64, size: usize) -> u64 {
+    direction << 30 | (size as u64) << 16 | KIND << 8 | number
+}
+
+const SET_FEATURES: u64 = request(WRITE, 0x00, 8);
+const SET_OWNER: u64 = request(0, 0x01, 0);
+const SET_MEM_TABLE: u64 = request(WRITE, 0x03, 8);
+const SET_VRING_NUM: u64 = request(WRITE, 0x10, 8);
+const SET_VRING_ADDR: u64 = request(WRITE, 0x11, size_of::<RingAddress>());
+const SET_VRING_BASE: u64 = request(WRITE, 0x12, 8);
+const SET_VRING_KICK: u64 = request(WRITE, 0x20, 8);
+const SET_VRING_CALL: u64 = request(WRITE, 0x21, 8);
+const NET_SET_BACKEND: u64 = request(WRITE, 0x30, 8);
+
+/// `struct vhost_vring_state` and `struct vhost_vring_file`.
+#[repr(C)]
+struct RingNumber {
+    index: u32,
+    number: i32,
+}
+
+/// `struct vhost_vring_addr`.
+#[repr(C)]
+struct RingAddress {
+    index: u32,
+    flags: u32,
+    descriptors: u64,
+    used: u64,
+    available: u64,
+    log: u64,
+}
+
+/// `struct vhost_memory_region`.
+#[repr(C)]
+struct Region {
+    guest: u64,
+    len: u64,
+    here: u64,
+    flags: u64,
+}
+
+/// `struct vhost_memory`, with as many regions as a machine has at most.
+#[repr(C)]
+struct Regions {
+    count: u32,
+    padding: u32,
+    regions: [Region; 2],
+}
+
+/// An open /dev/vhost-net.
+#[derive(Debug)]
+pub struct VhostNet(File);
+
+impl VhostNet {
+    /// Takes possession of it.
+    ///
+    /// # Errors
+    /// If it is something else, or somebody else's.
+    pub fn new(file: File) -> io::Result<Self> {
+        let vhost = Self(file);
+        // SAFETY: it takes no argument.
+        unsafe { vhost.call(SET_OWNER, std::ptr::null::<u8>()) }?;
+        Ok(vhost)
+    }
+
+    /// # Safety
+    /// `argument` points to what the request takes, or is null for one that takes nothing.
+    unsafe fn call<T>(&self, request: u64, argument: *const T) -> io::Result<()> {
+        // SAFETY: the descriptor is open, and the rest is the caller's.
+        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), request as _, argument) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    fn number(&self, request: u64, index: u32, number: i32) -> io::Result<()> {
+        let argument = RingNumber { index, number };
+        // SAFETY: all requests that this is called with take such a structure.
+        unsafe { self.call(request, &raw const argument) }
+    }
+
+    /// Serves two queues, receive and transmit, towards a tap.
+    ///
+    /// # Errors
+    /// If the kernel refuses. Nothing is served then.
+    pub fn start(&self, memory: &Memory, features: u64, queues: &[Queue], tap: impl AsFd) -> io::Result<()> {
+        // SAFETY: it takes 64 bits.
+        unsafe { self.call(SET_FEATURES, &raw const features) }?;
+        let mut table =
+            Regions { count: 0, padding: 0, regions: [0, 1].map(|_| Region { guest: 0, len: 0, here: 0, flags: 0 }) };
+        for (slot, (guest, len, here)) in table.regions.iter_mut().zip(memory::regions(memory)) {
+            *slot = Region { guest, len, here, flags: 0 };
+            table.count += 1;
+        }
+        // SAFETY: it takes a count and as many regions. Each is a mapping that the caller keeps until `stop`.
+        unsafe { self.call(SET_MEM_TABLE, &raw const table) }?;
+        for (index, queue) in (0..).zip(queues) {
+            self.set_up(memory, index, queue)?;
+        }
+        for index in 0..2 {
+            self.number(NET_SET_BACKEND, index, tap.as_fd().as_raw_fd()).inspect_err(|_| self.stop())?;
+        }
+        Ok(())
+    }
+
+    fn set_up(&self, memory: &Memory, index: u32, queue: &Queue) -> io::Result<()> {
+        let ring = queue.ring();
+        let here = |guest: u64| {
+            memory::regions(memory)
+                .find_map(|(start, len, here)| guest.checked_sub(start).filter(|at| *at < len).map(|at| here + at))
+                .ok_or(io::Error::from(io::ErrorKind::InvalidInput))
+        };
+        self.number(SET_VRING_NUM, index, ring.size().into())?;
+        self.number(SET_VRING_BASE, index, 0)?;
+        let address = RingAddress {
+            index,
+            flags: 0,
+            descriptors: here(ring.desc_table())?,
+            used: here(ring.used_ring())?,
+            available: here(ring.avail_ring())?,
+            log: 0,
+        };
+        // SAFETY: it takes such a structure. The kernel checks each address that it uses.
+        unsafe { self.call(SET_VRING_ADDR, &raw const address) }?;
+        self.number(SET_VRING_KICK, index, queue.kick.as_raw_fd())?;
+        self.number(SET_VRING_CALL, index, queue.interrupt().map_or(-1, AsRawFd::as_raw_fd))
+    }
+
+    /// Serves no more; when this returns, the kernel does not touch the guest's memory.
+    pub fn stop(&self) {
+        for index in 0..2 {
+            // Without a backend there is nothing to be taken away.
+            let _ = self.number(NET_SET_BACKEND, index, -1);
+        }
+    }
+}
