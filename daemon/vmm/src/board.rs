@@ -1,10 +1,11 @@
 //! What the CPUs reach by ports and by addresses that are not memory. Whatever a guest does there has an answer: what is
 //! not there reads as all ones, and what is written to it is lost.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::power::Power;
 use crate::serial;
+use crate::virtio::balloon;
 use crate::{layout, pci};
 
 /// The devices of a machine that are not memory or CPUs.
@@ -13,6 +14,8 @@ pub struct Board {
     pub serial: Mutex<serial::Port>,
     /// The power registers.
     pub power: Power,
+    /// How much memory the guest is to give back.
+    pub balloon: Arc<balloon::Target>,
     /// The PCI bus.
     pub pci: pci::Bus,
 }

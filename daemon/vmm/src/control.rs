@@ -25,6 +25,11 @@ pub enum Request {
     Resume,
     /// Press the power button: the guest's system is to shut down.
     PowerButton,
+    /// Ask the guest to give back so much memory, all in all. It may take its time, and may refuse.
+    Balloon {
+        /// Bytes.
+        bytes: u64,
+    },
     /// End the machine now.
     Stop,
 }
@@ -39,6 +44,8 @@ pub enum Reply {
     Status {
         /// Whether the CPUs are held.
         paused: bool,
+        /// How many bytes of memory the guest has given back because it was asked to.
+        balloon: u64,
     },
     /// It is not done.
     Failed {
@@ -50,11 +57,12 @@ pub enum Reply {
 /// Does what a request asks.
 fn serve(request: &Request, board: &Board, cpus: &Cpus) -> Reply {
     match request {
-        Request::Status => return Reply::Status { paused: cpus.paused() },
+        Request::Status => return Reply::Status { paused: cpus.paused(), balloon: board.balloon.actual() },
         Request::Pause => cpus.pause(),
         Request::Resume => cpus.resume(),
         // A counter that is full is an interrupt that is pending.
         Request::PowerButton => drop(board.power.button.write(1)),
+        Request::Balloon { bytes } => board.balloon.set(*bytes),
         Request::Stop => board.power.end(Ending::Stopped),
     }
     Reply::Done

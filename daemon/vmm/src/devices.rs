@@ -13,17 +13,23 @@ use crate::pci::{Bus, window};
 use crate::routes::Routes;
 use crate::spec::DeviceSpec;
 use crate::virtio::Device;
+use crate::virtio::balloon::{self, Balloon};
 use crate::virtio::block::Block;
 use crate::virtio::console::Console;
 use crate::virtio::net::Net;
 use crate::virtio::rng::Rng;
 use crate::virtio::transport::{Host, Transport};
+use crate::virtio::vsock::Vsock;
 
-/// Makes a device of what was inherited for it.
+/// Makes a device of what was inherited for it. `balloon` is by what all balloons are set.
 ///
 /// # Errors
 /// If a descriptor is not open, or not what it should be.
-pub fn make(spec: &DeviceSpec, inherited: &mut Inherited) -> Result<Box<dyn Device>, MachineError> {
+pub fn make(
+    spec: &DeviceSpec,
+    inherited: &mut Inherited,
+    balloon: &Arc<balloon::Target>,
+) -> Result<Box<dyn Device>, MachineError> {
     Ok(match spec {
         DeviceSpec::Disk { file, read_only, name } => Box::new(
             Block::new(inherited.take(*file)?, *read_only, name).map_err(host_failed("find out the size of a disk"))?,
@@ -37,6 +43,10 @@ pub fn make(spec: &DeviceSpec, inherited: &mut Inherited) -> Result<Box<dyn Devi
             Box::new(Console::new(input, output))
         }
         DeviceSpec::Rng => Box::new(Rng),
+        DeviceSpec::Vsock { cid, socket } => {
+            Box::new(Vsock::new(*cid, inherited.take(*socket)?).map_err(host_failed("use a socket"))?)
+        }
+        DeviceSpec::Balloon => Box::new(Balloon(Arc::clone(balloon))),
     })
 }
 

@@ -149,7 +149,8 @@ impl Machine {
             None => (None, None),
         };
         let control = spec.control.map(|fd| inherited.take(fd)).transpose()?;
-        let devices = spec.devices.iter().map(|device| devices::make(device, &mut inherited));
+        let balloon = Arc::default();
+        let devices = spec.devices.iter().map(|device| devices::make(device, &mut inherited, &balloon));
         let devices = devices.collect::<Result<Vec<_>, _>>()?;
 
         let memory = memory::allocate(spec.memory)?;
@@ -172,6 +173,7 @@ impl Machine {
         let board = Board {
             serial: Mutex::new(serial::new(output).map_err(host_failed("make a serial port"))?),
             power: Power::new().map_err(host_failed("make a power button"))?,
+            balloon,
             pci: devices::plug(devices, &vm, &memory).map_err(host_failed("plug its devices in"))?,
         };
         let line = kvm_failed("connect an interrupt");

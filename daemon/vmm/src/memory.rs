@@ -62,6 +62,12 @@ pub fn regions(memory: &Memory) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
     memory.iter().map(|region| (region.start_addr().0, region.len(), region.get_mmap().as_ptr() as u64))
 }
 
+/// Where a range of the guest's memory lies in this process, if all of it is memory.
+#[must_use]
+pub fn place(memory: &Memory, start: GuestAddress, len: usize) -> Option<u64> {
+    memory.get_slice(start, len).ok().map(|slice| slice.ptr_guard_mut().as_ptr() as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -91,6 +91,15 @@ pub enum DeviceSpec {
     Console(SerialSpec),
     /// Random numbers.
     Rng,
+    /// Streams from the host to what listens in the guest: see [`crate::virtio::vsock`].
+    Vsock {
+        /// The guest's number, 3 or more. It means nothing on the host.
+        cid: u32,
+        /// The host's side: a unix stream socket that listens.
+        socket: Fd,
+    },
+    /// A balloon, by which the guest gives back memory: what it is asked for, and what is free.
+    Balloon,
 }
 
 fn ethernet() -> u16 {
@@ -127,7 +136,8 @@ impl DeviceSpec {
             Self::Disk { file, .. } => vec![*file],
             Self::Nic { tap, vhost, .. } => vhost.iter().chain([tap]).copied().collect(),
             Self::Console(ends) => ends.descriptors().collect(),
-            Self::Rng => Vec::new(),
+            Self::Vsock { socket, .. } => vec![*socket],
+            Self::Rng | Self::Balloon => Vec::new(),
         }
     }
 }

@@ -182,7 +182,7 @@ fn a_machine_is_paused_resumed_and_stopped() {
     };
     more(&guest);
     assert_eq!(ask(&control, &Request::Pause), Reply::Done);
-    assert_eq!(ask(&control, &Request::Status), Reply::Status { paused: true });
+    assert_eq!(ask(&control, &Request::Status), Reply::Status { paused: true, balloon: 0 });
     let before = guest.output();
     // Twice is once; and while it is asked that, a guest that ran would write.
     for _ in 0..100 {

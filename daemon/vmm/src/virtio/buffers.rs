@@ -34,6 +34,11 @@ impl<'m> Buffers<'m> {
         (!readable.pieces.is_empty() || !writable.pieces.is_empty()).then_some((readable, writable))
     }
 
+    /// Where the pieces lie in this process, and how long they are.
+    pub fn ranges(&self) -> impl Iterator<Item = (u64, usize)> {
+        self.pieces.iter().map(|piece| (piece.ptr_guard_mut().as_ptr() as u64, piece.len()))
+    }
+
     /// How many bytes there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -17,6 +17,7 @@ use crate::events::borrow;
 use crate::memory::Memory;
 use crate::pci::msix::Msix;
 
+pub mod balloon;
 pub mod block;
 pub mod buffers;
 pub mod console;
@@ -25,6 +26,7 @@ pub mod queue;
 pub mod rng;
 pub mod transport;
 pub mod vhost;
+pub mod vsock;
 
 use queue::Queue;
 
@@ -57,6 +59,9 @@ pub trait Device: Send {
     fn config(&self) -> Vec<u8> {
         Vec::new()
     }
+
+    /// The driver writes its configuration.
+    fn write_config(&mut self, _offset: usize, _bytes: &[u8]) {}
 
     /// Serves a driver until the worker is dropped.
     ///
@@ -138,13 +143,20 @@ impl Stop {
     /// thread is to end.
     #[must_use]
     pub fn wait<const N: usize>(&self, fds: [(BorrowedFd<'_>, PollFlags); N]) -> Option<[bool; N]> {
+        let ready = self.wait_all(&fds)?;
+        Some(std::array::from_fn(|index| ready[index]))
+    }
+
+    /// The same for any number.
+    #[must_use]
+    pub fn wait_all(&self, fds: &[(BorrowedFd<'_>, PollFlags)]) -> Option<Vec<bool>> {
         let stop = borrow(&self.0);
         let mut wanted = vec![PollFd::new(&stop, PollFlags::IN)];
         wanted.extend(fds.iter().map(|(fd, flags)| PollFd::new(fd, *flags)));
         loop {
             match poll(&mut wanted, None) {
                 Ok(_) if !wanted[0].revents().is_empty() => return None,
-                Ok(_) => return Some(std::array::from_fn(|index| !wanted[index + 1].revents().is_empty())),
+                Ok(_) => return Some(wanted[1..].iter().map(|fd| !fd.revents().is_empty()).collect()),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(_) => return None,
             }

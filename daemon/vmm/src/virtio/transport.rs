@@ -148,10 +148,11 @@ impl Transport {
         }
     }
 
-    /// Writes the register window. Nothing here has configuration that a driver may write.
+    /// Writes the register window.
     pub fn write(&mut self, at: u64, bytes: &[u8]) {
         match at - at % PLACE_SIZE {
             COMMON => self.set_common(at, bytes),
+            DEVICE => self.device.write_config((at % PLACE_SIZE) as usize, bytes),
             TABLE => self.msix.write_table((at % PLACE_SIZE) as usize, bytes),
             // Comes here only from before the device has a driver: then KVM signals the queue itself.
             _ => {}
