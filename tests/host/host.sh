@@ -40,6 +40,10 @@ stage() {
     # The same once more, as the next version.
     DEB_VERSION=1.1 "$top/daemon/packaging/deb.sh" "$root/root/packages/2" >/dev/null
     cp "$top/tests/host/inside.sh" "$root/usr/local/lib/duet-checks.sh"
+    # What checks/vmm.sh needs: the host's own kernel is not in its root filesystem.
+    cp "$image/vmlinuz" "$root/root"
+    [ ! -x "$target/release/duet-vmm" ] || cp "$target/release/duet-vmm" "$root/root"
+    cp -r "$top/tests/host/vmm" "$root/usr/local/lib/duet-vmm"
     # The end-to-end suite's cache; the newest of each.
     for name in "${images[@]}"; do
         # shellcheck disable=SC2012 # our own names

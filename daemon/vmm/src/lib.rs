@@ -12,10 +12,11 @@
 //!
 //! *Trust.* All that a guest writes is hostile: addresses go through vm-memory, which knows where the guest's memory
 //! ends; registers that do not exist read as ones; nothing that a guest does is an error of the process, except that its
-//! own CPU cannot go on, which ends the machine.
+//! own CPU cannot go on, which ends the machine. What a guest would find that broke out all the same is in [`confine`].
 
 pub mod board;
 pub mod boot;
+pub mod confine;
 pub mod control;
 pub mod cpuid;
 pub mod devices;

@@ -14,10 +14,11 @@ use thiserror::Error;
 
 use crate::board::{Board, lock};
 use crate::boot::{self, BootError};
+use crate::confine::{self, ConfineError};
 use crate::cpuid::Features;
 use crate::memory::{self, Memory, MemoryError};
 use crate::power::{Ending, Power};
-use crate::spec::{Fd, SerialSpec, Spec, SpecError};
+use crate::spec::{Fd, JailSpec, SerialSpec, Spec, SpecError};
 use crate::vcpu::{self, Cpus, VcpuError};
 use crate::{devices, events, layout, serial};
 
@@ -36,6 +37,9 @@ pub enum MachineError {
     /// A CPU.
     #[error("{0}")]
     Vcpu(#[from] VcpuError),
+    /// The process has too many rights.
+    #[error("{0}")]
+    Confine(#[from] ConfineError),
     /// What KVM says.
     #[error("KVM cannot {step}: {source}")]
     Kvm {
@@ -132,6 +136,7 @@ pub struct Machine {
     vcpus: Vec<VcpuFd>,
     board: Arc<Board>,
     outside: events::Outside,
+    jail: Option<JailSpec>,
 }
 
 impl Machine {
@@ -180,14 +185,23 @@ impl Machine {
         vm.register_irqfd(&lock(&board.serial).interrupt_evt().0, layout::SERIAL_GSI)
             .and_then(|()| vm.register_irqfd(&board.power.button, layout::POWER_BUTTON_GSI))
             .map_err(line)?;
-        Ok(Self { vm, memory, vcpus, board: Arc::new(board), outside: events::Outside { input, control } })
+        Ok(Self {
+            vm,
+            memory,
+            vcpus,
+            board: Arc::new(board),
+            outside: events::Outside { input, control },
+            jail: spec.jail,
+        })
     }
 
-    /// Runs it to its end.
+    /// Runs it to its end, and gives up before that all rights of the process that this does not need: it is good for
+    /// nothing else afterwards.
     ///
     /// # Errors
-    /// If its CPUs cannot be started.
+    /// If the process cannot give up its rights, or the CPUs cannot be started.
     pub fn run(self) -> Result<Ending, MachineError> {
+        confine::enter(self.jail.as_ref())?;
         let cpus = Cpus::start(self.vcpus, &self.board)?;
         let ending = events::serve(self.outside, &self.board, &cpus).map_err(host_failed("wait for events"))?;
         drop(cpus);

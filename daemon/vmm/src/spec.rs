@@ -39,9 +39,22 @@ pub struct Spec {
     /// The devices, in the order of their slots on the PCI bus, from 1 on; at most [`MAX_DEVICES`].
     #[serde(default)]
     pub devices: Vec<DeviceSpec>,
+    /// The user that the process becomes, with nothing of the host's within reach. It has to start as root for that.
+    #[serde(default)]
+    pub jail: Option<JailSpec>,
     /// The control socket, listening: see [`crate::control`].
     #[serde(default)]
     pub control: Option<Fd>,
+}
+
+/// The user of a machine's process: one that owns nothing and is nobody else's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JailSpec {
+    /// The user's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
 }
 
 fn one() -> u8 {

@@ -200,6 +200,38 @@ fn a_machine_is_paused_resumed_and_stopped() {
 }
 
 #[test]
+fn a_jailed_machine_has_nothing_of_the_host() {
+    if !kvm() {
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: a jail needs root");
+        return;
+    }
+    let guest = Guest::start(counts(), json!({"jail": {"uid": 54321, "gid": 54322}}), &[]);
+    guest.until("the guest runs", |guest| !guest.output().is_empty());
+    let proc = format!("/proc/{}", guest.pid());
+    let status = std::fs::read_to_string(format!("{proc}/status")).unwrap();
+    for line in [
+        "Uid:\t54321\t54321\t54321\t54321",
+        "Gid:\t54322\t54322\t54322\t54322",
+        "Groups:\t ",
+        "CapPrm:\t0000000000000000",
+        "CapEff:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+    ] {
+        assert!(status.lines().any(|found| found == line), "{line:?} is not in\n{status}");
+    }
+    for namespace in ["mnt", "net", "ipc", "uts"] {
+        let of = |who: &str| std::fs::read_link(format!("{who}/ns/{namespace}")).unwrap();
+        assert_ne!(of(&proc), of("/proc/self"), "{namespace}");
+    }
+    assert_eq!(std::fs::read_dir(format!("{proc}/root")).unwrap().count(), 0);
+    guest.kill();
+}
+
+#[test]
 fn what_is_no_machine_is_refused_in_a_sentence() {
     let refused = |spec: serde_json::Value, words: &str| {
         let ended = Guest::start(powers_off(), spec, &[]).end();

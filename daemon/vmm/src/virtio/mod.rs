@@ -13,6 +13,7 @@ use std::thread::{self, JoinHandle};
 use rustix::event::{PollFd, PollFlags, poll};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::confine;
 use crate::events::borrow;
 use crate::memory::Memory;
 use crate::pci::msix::Msix;
@@ -118,7 +119,12 @@ impl Thread {
     pub fn spawn(name: &str, run: impl FnOnce(Stop) + Send + 'static) -> io::Result<Box<dyn Worker>> {
         let stop = EventFd::new(EFD_NONBLOCK)?;
         let seen = Stop(stop.try_clone()?);
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || run(seen))?;
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+            // Where a thread cannot be confined it does not serve.
+            if confine::enter_worker().is_ok() {
+                run(seen);
+            }
+        })?;
         Ok(Box::new(Self { stop, thread: Some(thread) }))
     }
 }

@@ -36,7 +36,7 @@ const LONGEST: usize = HEADER + 14 + 65535;
 const BURST: usize = 64;
 
 /// Requests to a tap (include/uapi/linux/if_tun.h).
-const TUNSETOFFLOAD: u64 = 0x4004_54d0;
+pub(crate) const TUNSETOFFLOAD: u64 = 0x4004_54d0;
 const TUNGETIFF: u64 = 0x8004_54d2;
 const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
 const IFF_TAP: u16 = 0x0002;

@@ -28,6 +28,18 @@ const SET_VRING_KICK: u64 = request(WRITE, 0x20, 8);
 const SET_VRING_CALL: u64 = request(WRITE, 0x21, 8);
 const NET_SET_BACKEND: u64 = request(WRITE, 0x30, 8);
 
+/// All that are made of it while a machine runs.
+pub const REQUESTS: [u64; 8] = [
+    SET_FEATURES,
+    SET_MEM_TABLE,
+    SET_VRING_NUM,
+    SET_VRING_ADDR,
+    SET_VRING_BASE,
+    SET_VRING_KICK,
+    SET_VRING_CALL,
+    NET_SET_BACKEND,
+];
+
 /// `struct vhost_vring_state` and `struct vhost_vring_file`.
 #[repr(C)]
 struct RingNumber {

@@ -151,6 +151,17 @@ impl Guest {
         }
     }
 
+    /// The process's number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it by force.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Waits for its end.
     pub fn end(mut self) -> Ended {
         let deadline = Instant::now() + PATIENCE;
