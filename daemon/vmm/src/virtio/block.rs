@@ -170,7 +170,7 @@ impl Disk {
     fn place(&self, sector: u64, len: usize) -> Option<u64> {
         let count = len as u64 / SECTOR;
         let inside = sector.checked_add(count).is_some_and(|end| end <= self.sectors);
-        (inside && len <= MOST && (len as u64).is_multiple_of(SECTOR)).then_some(sector * SECTOR)
+        (inside && len <= MOST && (len as u64).is_multiple_of(SECTOR)).then(|| sector * SECTOR)
     }
 
     /// Discards ranges, or fills them with zeroes.
@@ -208,5 +208,87 @@ impl Disk {
         }
         let mode = if hole { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
         Ok(rustix::fs::fallocate(&self.file, mode | FallocateFlags::KEEP_SIZE, offset, len)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::FileExt;
+
+    use super::super::driver::TestDriver;
+    use super::*;
+
+    fn header(kind: u32, sector: u64) -> Vec<u8> {
+        [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat()
+    }
+
+    fn disk(read_only: bool) -> Block {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 4096 + 100]).unwrap();
+        Block::new(file, read_only, "a name of more than twenty bytes").unwrap()
+    }
+
+    /// What a request came to, and what was written to its room.
+    fn ask(block: &Block, readable: &[&[u8]], room: usize) -> (u8, Vec<u8>) {
+        let (mut driver, mut queue) = TestDriver::new();
+        let places = driver.send(readable, &[room, 1]);
+        let memory = driver.memory.clone();
+        queue.drain(&memory, |chain| block.0.serve(chain));
+        let written = driver.given().unwrap().1 as usize;
+        let outcome = driver.bytes(places[1], 1)[0];
+        assert_eq!(written, if outcome == 0 { room + 1 } else { 1 });
+        (outcome, driver.bytes(places[0], room))
+    }
+
+    #[test]
+    fn a_disk_is_read_and_written_within_its_bounds() {
+        let block = disk(false);
+        assert_eq!(ask(&block, &[&header(request::READ, 0)], 512), (0, vec![7; 512]));
+        assert_eq!(ask(&block, &[&header(request::WRITE, 7), &[1; 512]], 0).0, 0);
+        assert_eq!(ask(&block, &[&header(request::READ, 6)], 1024).1, [vec![7; 512], vec![1; 512]].concat());
+        for (kind, sector, room, data) in [
+            (request::READ, 8, 512, 0),
+            (request::READ, 7, 1024, 0),
+            (request::READ, 0, 100, 0),
+            (request::READ, u64::MAX, 512, 0),
+            (request::READ, u64::MAX / 512 + 1, 512, 0),
+            (request::WRITE, 8, 0, 512),
+            (request::WRITE, 0, 0, 511),
+        ] {
+            assert_eq!(ask(&block, &[&header(kind, sector), &vec![1; data.max(1)]], room).0, 1, "{kind} {sector}");
+        }
+        assert_eq!(block.0.file.metadata().unwrap().len(), 4096 + 100);
+        assert_eq!(ask(&block, &[&header(request::FLUSH, 0)], 0).0, 0);
+        assert_eq!(ask(&block, &[&header(request::NAME, 0)], 20).1, b"a name of more than ");
+        assert_eq!(ask(&block, &[&header(99, 0)], 0).0, 2);
+        assert_eq!(ask(&block, &[b"short"], 512).0, 1);
+    }
+
+    #[test]
+    fn ranges_are_cleared_within_the_bounds() {
+        let block = disk(false);
+        let range = |sector: u64, count: u32, flags: u32| {
+            [&sector.to_le_bytes()[..], &count.to_le_bytes(), &flags.to_le_bytes()].concat()
+        };
+        let clear = |kind, range: &[u8]| ask(&block, &[&header(kind, 0), range], 0).0;
+        assert_eq!(clear(request::WRITE_ZEROES, &range(2, 2, 1)), 0);
+        let mut bytes = [9; 4096];
+        block.0.file.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!((bytes[1023], &bytes[1024..2048], bytes[2048]), (7, &[0; 1024][..], 7));
+        assert_eq!(clear(request::DISCARD, &range(0, 1, 0)), 0);
+        assert_eq!(clear(request::DISCARD, &range(0, 1, 1)), 2);
+        assert_eq!(clear(request::DISCARD, &range(8, 1, 0)), 1);
+        assert_eq!(clear(request::DISCARD, &range(u64::MAX, 2, 0)), 1);
+        assert_eq!(clear(request::DISCARD, &range(0, 1, 0)[..15]), 1);
+    }
+
+    #[test]
+    fn a_read_only_disk_stays_as_it_is() {
+        let block = disk(true);
+        for kind in [request::WRITE, request::DISCARD, request::WRITE_ZEROES] {
+            assert_eq!(ask(&block, &[&header(kind, 0), &[0; 512]], 0).0, 1);
+        }
+        assert_eq!(ask(&block, &[&header(request::READ, 0)], 4096), (0, vec![7; 4096]));
     }
 }

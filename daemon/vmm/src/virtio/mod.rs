@@ -22,6 +22,8 @@ pub mod balloon;
 pub mod block;
 pub mod buffers;
 pub mod console;
+#[cfg(test)]
+mod driver;
 pub mod net;
 pub mod queue;
 pub mod rng;

@@ -177,3 +177,118 @@ impl Queue {
         self.notify(memory);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::driver::{SIZE, TestDriver};
+    use super::*;
+
+    #[test]
+    fn chains_come_out_in_order_and_go_back_with_one_interrupt() {
+        let (mut driver, mut queue) = TestDriver::new();
+        driver.send(&[b"one"], &[4]);
+        driver.send(&[b"two", b"three"], &[]);
+        let mut seen = Vec::new();
+        let memory = driver.memory.clone();
+        queue.drain(&memory, |mut chain| {
+            let mut bytes = vec![0; chain.readable.len()];
+            chain.readable.read(&mut bytes);
+            seen.push(String::from_utf8(bytes).unwrap());
+            Served::Done(chain.writable.write(b"longer") as u32)
+        });
+        assert_eq!(seen, ["one", "twothree"]);
+        assert_eq!((driver.given(), driver.given(), driver.given()), (Some((0, 4)), Some((2, 0)), None));
+        assert_eq!(driver.interrupt.read().unwrap(), 1);
+    }
+
+    #[test]
+    fn what_has_to_wait_comes_again() {
+        let (mut driver, mut queue) = TestDriver::new();
+        driver.send(&[b"one"], &[]);
+        driver.send(&[b"two"], &[]);
+        let memory = driver.memory.clone();
+        let mut left = 1;
+        let mut serve = |queue: &mut Queue| {
+            queue.drain(&memory, |_| {
+                left -= 1;
+                if left < 0 { Served::Later } else { Served::Done(0) }
+            });
+            left = 1;
+        };
+        serve(&mut queue);
+        assert_eq!((driver.given(), driver.given()), (Some((0, 0)), None));
+        serve(&mut queue);
+        assert_eq!((driver.given(), driver.given()), (Some((1, 0)), None));
+    }
+
+    #[test]
+    fn a_chain_that_bites_its_tail_ends() {
+        let (mut driver, mut queue) = TestDriver::new();
+        driver.describe(0, 0x1_0000, 16, 1, 1);
+        driver.describe(1, 0x1_0000, 16, 1, 0);
+        driver.offer(0);
+        let memory = driver.memory.clone();
+        queue.drain(&memory, |chain| {
+            assert!(chain.readable.len() <= 16 * usize::from(SIZE));
+            Served::Done(0)
+        });
+        assert_eq!(driver.given(), Some((0, 0)));
+    }
+
+    proptest! {
+        /// Whatever is in the table and the ring: what comes out is memory, and there is an end of it.
+        #[test]
+        fn nonsense_is_taken_calmly(
+            table in prop::collection::vec((any::<u64>(), 0u32..(40 << 20), 0u16..8, 0u16..80), 1..usize::from(SIZE)),
+            ring in prop::collection::vec(0u16..80, 0..usize::from(SIZE)),
+        ) {
+            let (mut driver, mut queue) = TestDriver::new();
+            for (index, (address, len, flags, next)) in (0..).zip(table) {
+                // Half of them near memory.
+                let address = if address % 2 == 0 { address % (20 << 20) } else { address };
+                driver.describe(index, address, len, flags, next);
+            }
+            ring.iter().for_each(|head| driver.offer(*head));
+            let memory = driver.memory.clone();
+            let mut count = 0;
+            queue.drain(&memory, |mut chain| {
+                count += 1;
+                let taken = chain.readable.take(1000).len();
+                assert!(taken <= 1000);
+                Served::Done(chain.writable.write(&[1; 64]) as u32)
+            });
+            prop_assert_eq!(count, ring.len());
+        }
+
+        /// The split halves of buffers are the whole.
+        #[test]
+        fn buffers_split_as_bytes_do(
+            pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 1..8), at in 0usize..300,
+        ) {
+            let (mut driver, mut queue) = TestDriver::new();
+            let slices: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
+            driver.send(&slices, &[]);
+            let whole = pieces.concat();
+            let memory = driver.memory.clone();
+            let mut chain = queue.take(&memory).unwrap();
+            let mut end = chain.readable.clone();
+            let mut first = chain.readable.take(at);
+            let mut bytes = vec![0; whole.len()];
+            let len = first.read(&mut bytes);
+            prop_assert_eq!(len, at.min(whole.len()));
+            chain.readable.read(&mut bytes[len..]);
+            prop_assert_eq!(&bytes, &whole);
+            match end.take_end(at) {
+                Some(mut last) => {
+                    let mut bytes = vec![0; at];
+                    prop_assert_eq!(last.read(&mut bytes), at);
+                    prop_assert_eq!(&bytes[..], &whole[whole.len() - at..]);
+                    prop_assert_eq!(end.len(), whole.len() - at);
+                }
+                None => prop_assert!(at > whole.len()),
+            }
+        }
+    }
+}

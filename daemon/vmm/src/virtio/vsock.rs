@@ -324,7 +324,7 @@ impl Hub {
             op::RESPONSE if connection.stage == Stage::Asked => {
                 connection.stage = Stage::Open;
                 // This is the host's own answer to its client, and does not count against the guest's room.
-                if write!(connection.socket, "OK {port}\n").is_err() {
+                if writeln!(connection.socket, "OK {port}").is_err() {
                     self.remove(port);
                 }
             }
