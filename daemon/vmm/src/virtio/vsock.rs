@@ -479,3 +479,147 @@ struct Ready {
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::driver::TestDriver;
+    use super::*;
+
+    const GUEST: u64 = 3;
+
+    fn hub() -> Hub {
+        Hub { guest: GUEST, connections: BTreeMap::new(), next_port: FIRST_PORT, replies: VecDeque::new() }
+    }
+
+    fn packet(op: u16, len: u32) -> Header {
+        let (from_port, to_port) = (1024, FIRST_PORT);
+        Header { from: GUEST, to: HOST, from_port, to_port, len, kind: STREAM, op, flags: 0, room: 1000, taken: 0 }
+    }
+
+    /// The guest sends a packet.
+    fn tell(hub: &mut Hub, header: Header, data: &[u8]) {
+        let (mut driver, mut queue) = TestDriver::new();
+        driver.send(&[&header.bytes(), data], &[]);
+        hub.receive(queue.take(&driver.memory).unwrap());
+    }
+
+    /// What the guest is sent next, from the clients at these ports.
+    fn told(hub: &mut Hub, ports: &[u32]) -> Option<(Header, Vec<u8>)> {
+        let (mut driver, mut queue) = TestDriver::new();
+        let place = driver.send(&[], &[8192])[0];
+        let memory = driver.memory.clone();
+        let mut chain = queue.take(&memory).unwrap();
+        let written = hub.send(&mut ports.iter().copied().collect(), &mut chain)? as usize;
+        let bytes = driver.bytes(place, written);
+        let header = Header::parse(bytes[..Header::SIZE].try_into().unwrap());
+        assert_eq!(header.len as usize, written - Header::SIZE);
+        Some((header, bytes[Header::SIZE..].to_vec()))
+    }
+
+    /// A client whose stream to port 1024 of the guest is open.
+    fn open() -> (Hub, UnixStream) {
+        let (mut hub, (mut client, socket)) = (hub(), UnixStream::pair().unwrap());
+        hub.add(socket);
+        client.write_all(b"CONNECT 1024\nearly").unwrap();
+        hub.read_line(FIRST_PORT);
+        let (header, _) = told(&mut hub, &[FIRST_PORT]).unwrap();
+        assert_eq!((header.op, header.from_port, header.to_port), (op::REQUEST, FIRST_PORT, 1024));
+        assert_eq!(told(&mut hub, &[FIRST_PORT]), None, "nothing is sent before the guest has accepted");
+        tell(&mut hub, packet(op::RESPONSE, 0), &[]);
+        let mut line = vec![0; 64];
+        let len = client.read(&mut line).unwrap();
+        assert_eq!(&line[..len], format!("OK {FIRST_PORT}\n").as_bytes());
+        (hub, client)
+    }
+
+    #[test]
+    fn a_stream_carries_data_both_ways_and_ends() {
+        let (mut hub, mut client) = open();
+        let (header, data) = told(&mut hub, &[FIRST_PORT]).unwrap();
+        assert_eq!((header.op, data.as_slice()), (op::DATA, &b"early"[..]));
+        tell(&mut hub, packet(op::DATA, 6), b"answer");
+        let mut read = [0; 6];
+        client.read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"answer");
+        // No more is sent than the guest has room for, less what it has not taken.
+        client.write_all(&[1; 5000]).unwrap();
+        assert_eq!(told(&mut hub, &[FIRST_PORT]).unwrap().1.len(), 1000 - 5);
+        assert_eq!(told(&mut hub, &[FIRST_PORT]), None);
+        tell(&mut hub, Header { taken: 1000, room: 8000, ..packet(op::CREDIT_UPDATE, 0) }, &[]);
+        assert_eq!(told(&mut hub, &[FIRST_PORT]).unwrap().1.len(), 5000 - 995);
+        // The client ends, then the guest.
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        let (header, _) = told(&mut hub, &[FIRST_PORT]).unwrap();
+        assert_eq!((header.op, header.flags, header.taken), (op::SHUTDOWN, NO_SEND, 6));
+        tell(&mut hub, Header { flags: NO_SEND | NO_RECEIVE, ..packet(op::SHUTDOWN, 0) }, &[]);
+        assert_eq!(told(&mut hub, &[]).unwrap().0.op, op::RESET);
+        assert!(hub.connections.is_empty());
+        assert_eq!(client.read(&mut read).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_guest_that_breaks_the_rules_loses_the_connection() {
+        let too_much = vec![0; ROOM + 1];
+        for (header, data) in [
+            (packet(op::DATA, 100), &b"short"[..]),
+            (packet(op::DATA, too_much.len() as u32), &too_much),
+            (packet(op::REQUEST, 0), &[]),
+            (packet(op::RESPONSE, 0), &[]),
+            (packet(77, 0), &[]),
+        ] {
+            let (mut hub, _client) = open();
+            tell(&mut hub, header, data);
+            assert!(hub.connections.is_empty(), "{header:?}");
+            assert_eq!(told(&mut hub, &[]).unwrap().0.op, op::RESET);
+        }
+        // One that says that it took what it was never sent has no room.
+        let (mut hub, _client) = open();
+        tell(&mut hub, Header { taken: 1, ..packet(op::CREDIT_UPDATE, 0) }, &[]);
+        assert_eq!(told(&mut hub, &[FIRST_PORT]), None);
+    }
+
+    #[test]
+    fn who_is_not_known_is_refused() {
+        let mut hub = hub();
+        tell(&mut hub, packet(op::REQUEST, 0), &[]);
+        let (header, _) = told(&mut hub, &[]).unwrap();
+        assert_eq!((header.op, header.to_port), (op::RESET, 1024));
+        // Of others than this guest, and to others than the host, nothing is answered.
+        tell(&mut hub, Header { from: 4, ..packet(op::REQUEST, 0) }, &[]);
+        tell(&mut hub, Header { to: 5, ..packet(op::REQUEST, 0) }, &[]);
+        tell(&mut hub, packet(op::RESET, 0), &[]);
+        assert_eq!(told(&mut hub, &[]), None);
+    }
+
+    #[test]
+    fn a_client_that_asks_for_nothing_sensible_is_let_go_of() {
+        for line in ["HELLO 5\n", "CONNECT\n", "CONNECT -1\n", "CONNECT 4294967296\n", &"CONNECT 1".repeat(20)] {
+            let (mut hub, (mut client, socket)) = (hub(), UnixStream::pair().unwrap());
+            hub.add(socket);
+            client.write_all(line.as_bytes()).unwrap();
+            hub.read_line(FIRST_PORT);
+            assert!(hub.connections.is_empty(), "{line}");
+            assert_eq!(told(&mut hub, &[]), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn headers_are_read_as_they_are_written(bytes in prop::array::uniform::<_, { Header::SIZE }>(any::<u8>())) {
+            prop_assert_eq!(Header::parse(&bytes).bytes(), bytes.to_vec());
+        }
+
+        /// Whatever a guest sends, nothing panics and no more is kept than one connection may have.
+        #[test]
+        fn nonsense_is_taken_calmly(packets in prop::collection::vec((0u16..9, 0u32..70_000, 0usize..70_000), 0..40)) {
+            let (mut hub, _client) = open();
+            for (op, len, real) in packets {
+                tell(&mut hub, packet(op, len), &vec![0; real.max(1)]);
+                let kept: usize = hub.connections.values().map(|connection| connection.outgoing.len()).sum();
+                prop_assert!(kept <= ROOM);
+            }
+        }
+    }
+}
