@@ -21,7 +21,8 @@ use crate::virtio::rng::Rng;
 use crate::virtio::transport::{Host, Transport};
 use crate::virtio::vsock::Vsock;
 
-/// Makes a device of what was inherited for it. `balloon` is by what all balloons are set.
+/// Makes a device of what was inherited for it. `balloon` is by what all balloons are set, and `cpus`
+/// how many CPUs the machine has.
 ///
 /// # Errors
 /// If a descriptor is not open, or not what it should be.
@@ -29,10 +30,12 @@ pub fn make(
     spec: &DeviceSpec,
     inherited: &mut Inherited,
     balloon: &Arc<balloon::Target>,
+    cpus: u8,
 ) -> Result<Box<dyn Device>, MachineError> {
     Ok(match spec {
         DeviceSpec::Disk { file, read_only, name } => Box::new(
-            Block::new(inherited.take(*file)?, *read_only, name).map_err(host_failed("find out the size of a disk"))?,
+            Block::new(inherited.take(*file)?, *read_only, name, cpus)
+                .map_err(host_failed("find out the size of a disk"))?,
         ),
         DeviceSpec::Nic { tap, mac, mtu, vhost } => {
             let vhost = vhost.map(|fd| inherited.take(fd)).transpose()?;

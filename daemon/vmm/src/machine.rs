@@ -155,7 +155,7 @@ impl Machine {
         };
         let control = spec.control.map(|fd| inherited.take(fd)).transpose()?;
         let balloon = Arc::default();
-        let devices = spec.devices.iter().map(|device| devices::make(device, &mut inherited, &balloon));
+        let devices = spec.devices.iter().map(|device| devices::make(device, &mut inherited, &balloon, spec.cpus));
         let devices = devices.collect::<Result<Vec<_>, _>>()?;
 
         let memory = memory::allocate(spec.memory)?;

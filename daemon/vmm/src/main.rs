@@ -17,6 +17,8 @@ use duet_vmm::spec::Spec;
 const MAX_SPEC: u64 = 1 << 20;
 
 fn main() -> ExitCode {
+    // Each thread would keep what it once allocated.
+    duet_sys::memory::one_arena();
     let mut arguments = std::env::args_os().skip(1);
     let (Some(what), None) = (arguments.next(), arguments.next()) else {
         eprintln!("Usage: duet-vmm FILE|-|probe");

@@ -51,6 +51,7 @@ vmm "duet-vmm: the status says that a guest powered off, rebooted or panicked" '
 end 0 "" 1
 says "guest: up with 1 CPUs"
 end 10 run=reboot 1
+says "guest: up with 1 CPUs"
 end 11 run=panic 1
 says "sysrq triggered crash"
 '
@@ -69,7 +70,7 @@ truncate -s 1M readonly
 truncate -s 64M fs
 mke2fs -q -t ext4 fs
 before=$(stat -c %b disk)
-end 0 run=disk 1 disk=disk readonly=readonly disk=fs
+end 0 run=disk 2 disk=disk readonly=readonly disk=fs
 says "guest: read from outside, name named"
 says "guest: discarded"
 says "guest: read-only 1"

@@ -60,7 +60,7 @@ impl Device for Balloon {
     }
 
     /// Inflate, deflate, and reports: those between are not offered, and so have no number.
-    fn queues(&self) -> &'static [u16] {
+    fn queues(&self) -> &[u16] {
         &[64, 64, 64]
     }
 

@@ -1,4 +1,5 @@
-//! The block device (virtio 1.2, 5.2): a file or a host's block device as a disk.
+//! The block device (virtio 1.2, 5.2): a file or a host's block device as a disk. Each queue has a thread that does one
+//! request after the other; a guest with several CPUs has several queues.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -6,6 +7,7 @@ use std::sync::Arc;
 
 use rustix::event::PollFlags;
 use rustix::fs::FallocateFlags;
+use virtio_queue::QueueT;
 
 use super::buffers::Buffers;
 use super::queue::{Chain, Served};
@@ -21,6 +23,10 @@ const SEGMENTS: u32 = 254;
 /// Sectors of a discard or of writing zeroes, and ranges of one request.
 const MOST_SECTORS: u32 = 1 << 22;
 const MOST_RANGES: u32 = 16;
+/// How long queues are.
+const QUEUE_SIZE: u16 = 256;
+/// The most queues of a disk.
+pub const MOST_QUEUES: usize = 4;
 /// Bytes of the name that a driver can ask for.
 const NAME: usize = 20;
 
@@ -28,6 +34,7 @@ const NAME: usize = 20;
 const SEG_MAX: u64 = 1 << 2;
 const READ_ONLY: u64 = 1 << 5;
 const FLUSH: u64 = 1 << 9;
+const MULTI_QUEUE: u64 = 1 << 12;
 const DISCARD: u64 = 1 << 13;
 const WRITE_ZEROES: u64 = 1 << 14;
 
@@ -69,20 +76,25 @@ struct Disk {
 }
 
 /// The device.
-#[derive(Debug, Clone)]
-pub struct Block(Arc<Disk>);
+#[derive(Debug)]
+pub struct Block {
+    disk: Arc<Disk>,
+    queues: Vec<u16>,
+}
 
 impl Block {
     /// A disk whose contents are `file`'s. What is not a whole sector at its end is not seen. `name` is what Linux has in
-    /// /dev/disk/by-id after "virtio-", of which 20 bytes are told.
+    /// /dev/disk/by-id after "virtio-", of which 20 bytes are told. There is a queue for each of so many CPUs, but no more
+    /// than [`MOST_QUEUES`].
     ///
     /// # Errors
     /// If its size cannot be found out.
-    pub fn new(mut file: File, read_only: bool, name: &str) -> io::Result<Self> {
+    pub fn new(mut file: File, read_only: bool, name: &str, cpus: u8) -> io::Result<Self> {
         let sectors = file.seek(SeekFrom::End(0))? / SECTOR;
         let mut told = [0; NAME];
         told.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
-        Ok(Self(Arc::new(Disk { file, sectors, read_only, name: told })))
+        let queues = vec![QUEUE_SIZE; usize::from(cpus).clamp(1, MOST_QUEUES)];
+        Ok(Self { disk: Arc::new(Disk { file, sectors, read_only, name: told }), queues })
     }
 }
 
@@ -92,20 +104,21 @@ impl Device for Block {
     }
 
     fn features(&self) -> u64 {
-        let changes = if self.0.read_only { READ_ONLY } else { DISCARD | WRITE_ZEROES };
-        SEG_MAX | FLUSH | changes
+        let changes = if self.disk.read_only { READ_ONLY } else { DISCARD | WRITE_ZEROES };
+        SEG_MAX | FLUSH | MULTI_QUEUE | changes
     }
 
-    fn queues(&self) -> &'static [u16] {
-        &[256]
+    fn queues(&self) -> &[u16] {
+        &self.queues
     }
 
     /// `struct virtio_blk_config` (virtio 1.2, 5.2.4).
     fn config(&self) -> Vec<u8> {
         let mut config = vec![0; 60];
         let mut put = |at: usize, value: &[u8]| config[at..at + value.len()].copy_from_slice(value);
-        put(0, &self.0.sectors.to_le_bytes());
+        put(0, &self.disk.sectors.to_le_bytes());
         put(12, &SEGMENTS.to_le_bytes());
+        put(34, &(self.queues.len() as u16).to_le_bytes());
         put(36, &MOST_SECTORS.to_le_bytes());
         put(40, &MOST_RANGES.to_le_bytes());
         put(44, &8u32.to_le_bytes());
@@ -116,13 +129,16 @@ impl Device for Block {
     }
 
     fn start(&mut self, driver: Driver) -> io::Result<Box<dyn Worker>> {
-        let disk = Arc::clone(&self.0);
-        let Driver { memory, mut queues, .. } = driver;
-        Thread::spawn("disk", move |stop| {
-            while stop.wait([(borrow(&queues[0].kick), PollFlags::IN)]).is_some() {
-                queues[0].drain(&memory, |chain| disk.serve(chain));
-            }
-        })
+        let mut threads = Vec::new();
+        for mut queue in driver.queues.into_iter().filter(|queue| queue.ring().ready()) {
+            let (disk, memory) = (Arc::clone(&self.disk), driver.memory.clone());
+            threads.push(Thread::spawn("disk", move |stop| {
+                while stop.wait([(borrow(&queue.kick), PollFlags::IN)]).is_some() {
+                    queue.drain(&memory, |chain| disk.serve(chain));
+                }
+            })?);
+        }
+        Ok(Box::new(threads))
     }
 }
 
@@ -226,7 +242,7 @@ mod tests {
     fn disk(read_only: bool) -> Block {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[7; 4096 + 100]).unwrap();
-        Block::new(file, read_only, "a name of more than twenty bytes").unwrap()
+        Block::new(file, read_only, "a name of more than twenty bytes", 1).unwrap()
     }
 
     /// What a request came to, and what was written to its room.
@@ -234,7 +250,7 @@ mod tests {
         let (mut driver, mut queue) = TestDriver::new();
         let places = driver.send(readable, &[room, 1]);
         let memory = driver.memory.clone();
-        queue.drain(&memory, |chain| block.0.serve(chain));
+        queue.drain(&memory, |chain| block.disk.serve(chain));
         let written = driver.given().unwrap().1 as usize;
         let outcome = driver.bytes(places[1], 1)[0];
         assert_eq!(written, if outcome == 0 { room + 1 } else { 1 });
@@ -258,7 +274,7 @@ mod tests {
         ] {
             assert_eq!(ask(&block, &[&header(kind, sector), &vec![1; data.max(1)]], room).0, 1, "{kind} {sector}");
         }
-        assert_eq!(block.0.file.metadata().unwrap().len(), 4096 + 100);
+        assert_eq!(block.disk.file.metadata().unwrap().len(), 4096 + 100);
         assert_eq!(ask(&block, &[&header(request::FLUSH, 0)], 0).0, 0);
         assert_eq!(ask(&block, &[&header(request::NAME, 0)], 20).1, b"a name of more than ");
         assert_eq!(ask(&block, &[&header(99, 0)], 0).0, 2);
@@ -274,7 +290,7 @@ mod tests {
         let clear = |kind, range: &[u8]| ask(&block, &[&header(kind, 0), range], 0).0;
         assert_eq!(clear(request::WRITE_ZEROES, &range(2, 2, 1)), 0);
         let mut bytes = [9; 4096];
-        block.0.file.read_exact_at(&mut bytes, 0).unwrap();
+        block.disk.file.read_exact_at(&mut bytes, 0).unwrap();
         assert_eq!((bytes[1023], &bytes[1024..2048], bytes[2048]), (7, &[0; 1024][..], 7));
         assert_eq!(clear(request::DISCARD, &range(0, 1, 0)), 0);
         assert_eq!(clear(request::DISCARD, &range(0, 1, 1)), 2);

@@ -37,7 +37,7 @@ impl Device for Console {
         3
     }
 
-    fn queues(&self) -> &'static [u16] {
+    fn queues(&self) -> &[u16] {
         &[64, 64]
     }
 

@@ -56,7 +56,7 @@ pub trait Device: Send {
     }
 
     /// The largest size of each of its queues, a power of two.
-    fn queues(&self) -> &'static [u16];
+    fn queues(&self) -> &[u16];
 
     /// Its configuration.
     fn config(&self) -> Vec<u8> {
@@ -75,6 +75,9 @@ pub trait Device: Send {
 
 /// What serves a driver. It ends with it, and has let go of the guest's memory then.
 pub trait Worker: Send {}
+
+/// Several together.
+impl Worker for Vec<Box<dyn Worker>> {}
 
 /// A driver that is ready.
 pub struct Driver {

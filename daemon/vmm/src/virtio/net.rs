@@ -105,7 +105,7 @@ impl Device for Net {
         CSUM | guest | MTU | MAC | HOST_TSO4 | HOST_TSO6 | HOST_ECN | MRG_RXBUF
     }
 
-    fn queues(&self) -> &'static [u16] {
+    fn queues(&self) -> &[u16] {
         &[256, 256]
     }
 

@@ -21,7 +21,7 @@ impl Device for Rng {
         4
     }
 
-    fn queues(&self) -> &'static [u16] {
+    fn queues(&self) -> &[u16] {
         &[64]
     }
 

@@ -125,7 +125,7 @@ impl Device for Vsock {
     }
 
     /// Receive, transmit, events. Of the last there are none.
-    fn queues(&self) -> &'static [u16] {
+    fn queues(&self) -> &[u16] {
         &[128, 128, 8]
     }
 
