@@ -57,6 +57,8 @@ fn the_status_says_how_a_machine_ended() {
     }
     let ended = |status, output: &str| Ended { status, output: output.to_owned(), complaint: String::new() };
     assert_eq!(run(powers_off()), ended(0, "hi"));
+    // With memory on both sides of the hole below 4 GiB.
+    assert_eq!(Guest::start(powers_off(), json!({"memory": 5u64 << 30}), &[]).end(), ended(0, "hi"));
     assert_eq!(run(resets()), ended(10, ""));
     assert_eq!(run(panics()), ended(11, ""));
     // A KVM that interprets what it runs does not always come as far as the third fault.

@@ -180,3 +180,137 @@ pub fn identity_map(memory: &Memory) -> Result<(), GuestMemoryError> {
     let entries: Vec<u8> = (0..512u64).flat_map(|entry| (entry << 21 | PAGE_2M).to_le_bytes()).collect();
     memory.write_slice(&entries, GuestAddress(third))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file.rewind().unwrap();
+        file
+    }
+
+    fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+        bytes[at..at + value.len()].copy_from_slice(value);
+    }
+
+    /// The header of a bzImage of one setup sector, and a page after it.
+    fn bzimage() -> Vec<u8> {
+        let mut bytes = vec![0; 1024 + 4096];
+        for (at, value) in [
+            (0x1f1, &[1][..]),
+            (0x202, b"HdrS"),
+            (0x206, &0x20fu16.to_le_bytes()),
+            (0x211, &[1]),
+            (0x22c, &0x7fff_ffffu32.to_le_bytes()),
+            (0x234, &[1]),
+            (0x236, &1u16.to_le_bytes()),
+            (0x258, &0x20_0000u64.to_le_bytes()),
+            (0x260, &0x10_0000u32.to_le_bytes()),
+        ] {
+            put(&mut bytes, at, value);
+        }
+        bytes[1024..].fill(0x90);
+        bytes
+    }
+
+    /// An ELF file with a PVH note, of one loaded page.
+    fn elf() -> Vec<u8> {
+        let mut bytes = vec![0; 196 + 4096];
+        for (at, value) in [
+            (0, &b"\x7fELF\x02\x01\x01"[..]),
+            (16, &[2, 0, 62, 0, 1]),
+            (24, &0x20_0000u64.to_le_bytes()),
+            (32, &[64]),
+            (52, &[64, 0, 56, 0, 2]),
+            (64, &[4]),
+            (64 + 8, &[176]),
+            (64 + 32, &[20]),
+            (64 + 40, &[20]),
+            (64 + 48, &[4]),
+            (120, &[1]),
+            (120 + 8, &[196]),
+            (120 + 16, &0x20_0000u64.to_le_bytes()),
+            (120 + 24, &0x20_0000u64.to_le_bytes()),
+            (120 + 32, &4096u64.to_le_bytes()),
+            (120 + 40, &4096u64.to_le_bytes()),
+            (176, b"\x04\0\0\0\x04\0\0\0\x12\0\0\0Xen\0\0\0\x20\0"),
+        ] {
+            put(&mut bytes, at, value);
+        }
+        bytes
+    }
+
+    fn load_both(kernel: &[u8], initrd: Option<&[u8]>) -> Result<(Memory, Entry), BootError> {
+        let memory = memory::allocate(32 << 20).unwrap();
+        let entry = load(&memory, file(kernel), initrd.map(file), "root=/dev/vda", b"tables")?;
+        Ok((memory, entry))
+    }
+
+    fn bytes(memory: &Memory, at: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        memory.read_slice(&mut bytes, GuestAddress(at)).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn both_kinds_of_kernel_are_loaded_and_told_of_the_rest() {
+        let (memory, entry) = load_both(&bzimage(), Some(b"initrd")).unwrap();
+        assert_eq!(entry, Entry::Linux64(layout::KERNEL + 0x200));
+        assert_eq!(bytes(&memory, layout::KERNEL, 4096), [0x90; 4096]);
+        let told = bytes(&memory, layout::ZERO_PAGE, 4096);
+        let initrd = u32::from_le_bytes(told[0x218..0x21c].try_into().unwrap());
+        assert_eq!((u64::from(initrd), told[0x21c]), ((32 << 20) - 4096, 6));
+        assert_eq!(bytes(&memory, initrd.into(), 6), b"initrd");
+        assert_eq!(bytes(&memory, layout::COMMAND_LINE, 14), b"root=/dev/vda\0");
+        // Conventional memory, the rest of it, the PCI bus's configuration.
+        assert_eq!(told[0x1e8], 3);
+
+        let (memory, entry) = load_both(&elf(), Some(b"initrd")).unwrap();
+        assert_eq!(entry, Entry::Pvh(0x20_0000));
+        assert_eq!(bytes(&memory, layout::PVH_INFO, 4), 0x336e_c578u32.to_le_bytes());
+    }
+
+    #[test]
+    fn what_does_not_fit_or_is_no_kernel_is_refused() {
+        let huge = vec![0; 31 << 20];
+        assert!(matches!(load_both(&bzimage(), Some(&huge)), Err(BootError::TooSmall { .. })));
+        assert!(matches!(load_both(&elf(), Some(&huge)), Err(BootError::TooSmall { .. })));
+        assert!(matches!(load_both(b"#!/bin/sh", None), Err(BootError::Kernel(_))));
+        let mut old = bzimage();
+        put(&mut old, 0x236, &[0]);
+        assert!(matches!(load_both(&old, None), Err(BootError::Not64Bit)));
+        let mut wants_more = bzimage();
+        put(&mut wants_more, 0x260, &u32::MAX.to_le_bytes());
+        assert!(matches!(load_both(&wants_more, None), Err(BootError::TooSmall { .. })));
+        let mut no_note = elf();
+        no_note[64] = 0;
+        assert!(matches!(load_both(&no_note, None), Err(BootError::NoPvhEntry)));
+    }
+
+    proptest! {
+        /// A kernel may come from a guest's disk: whatever is in it, it is loaded or refused.
+        #[test]
+        fn a_broken_kernel_breaks_nothing(
+            is_elf in any::<bool>(),
+            changes in prop::collection::vec((0usize..700, prop::collection::vec(any::<u8>(), 1..9)), 1..6),
+            len in 0usize..6000,
+        ) {
+            let mut kernel = if is_elf { elf() } else { bzimage() };
+            for (at, value) in changes {
+                // The headers are what counts.
+                let at = if is_elf { at % 196 } else { at };
+                put(&mut kernel, at, &value);
+            }
+            // Half of them are cut off.
+            kernel.truncate(len.max(if len % 2 == 0 { 6000 } else { 0 }));
+            let _ = load_both(&kernel, Some(b"initrd"));
+        }
+    }
+}
