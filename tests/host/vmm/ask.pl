@@ -1,10 +1,19 @@
 #!/usr/bin/perl
 # ask.pl control SOCKET REQUEST: the answer of a machine's control socket.
+# ask.pl receive ADDRESS PORT: prints what the first to connect over TCP sends.
 # ask.pl port SOCKET PORT: connects to a port in the guest, sends the standard input and prints what comes back.
 use strict;
 use warnings;
 
 my ($what, $path, $value) = @ARGV;
+if ($what eq 'receive') {
+    socket my $listener, 2, 1, 6 or die "socket: $!\n";
+    bind $listener, pack('S n C4 x8', 2, $value, split /\./, $path) or die "$path: $!\n";
+    listen $listener, 1;
+    accept my $peer, $listener or die "accept: $!\n";
+    while (sysread $peer, my $data, 65536) { syswrite STDOUT, $data }
+    exit;
+}
 socket my $socket, 1, $what eq 'control' ? 5 : 1, 0 or die "socket: $!\n";
 connect $socket, pack('S a108', 1, $path) or die "$path: $!\n";
 if ($what eq 'control') {

@@ -40,6 +40,7 @@ my %spec = (
     initrd => fileno opened('<', '/root/vmm/initrd'),
     command_line => "\"console=ttyS0 panic=-1 quiet $append\"",
     cpus => $cpus,
+    jail => '{"uid":64123,"gid":64123}',
     memory => ($ENV{MEMORY} // 128) << 20,
     serial => '{"output":' . fileno(opened('>>', $ENV{SERIAL})) . '}',
 );
