@@ -79,11 +79,6 @@ impl Msix {
         (0..self.events.len()).for_each(|index| self.apply(&mut table, index));
     }
 
-    /// Masks everything, as after a reset of the whole machine. Nothing is left connected.
-    pub fn reset(&self) {
-        self.set_control(0);
-    }
-
     /// The guest reads the table.
     pub fn read_table(&self, offset: usize, bytes: &mut [u8]) {
         let table = lock(&self.table);

@@ -146,17 +146,6 @@ impl<'m> Buffers<'m> {
         Ok(())
     }
 
-    /// Reads into them what a descriptor has, once: as much as there is, or a packet. Gives how much that was.
-    ///
-    /// # Errors
-    /// As readv(2).
-    pub fn receive(&self, file: impl AsFd) -> io::Result<usize> {
-        let vectors = self.vectors();
-        // SAFETY: as in `fill_at`.
-        let read = unsafe { libc::readv(file.as_fd().as_raw_fd(), vectors.as_ptr(), vectors.len() as libc::c_int) };
-        usize::try_from(read).map_err(|_| io::Error::last_os_error())
-    }
-
     /// Writes them to a descriptor, once: as much as it takes, or as a packet. Gives how much that was.
     ///
     /// # Errors
