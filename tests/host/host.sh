@@ -40,10 +40,6 @@ stage() {
     # The same once more, as the next version.
     DEB_VERSION=1.1 "$top/daemon/packaging/deb.sh" "$root/root/packages/2" >/dev/null
     cp "$top/tests/host/inside.sh" "$root/usr/local/lib/duet-checks.sh"
-    # What checks/vmm.sh needs: the host's own kernel is not in its root filesystem.
-    cp "$image/vmlinuz" "$root/root"
-    [ ! -x "$target/release/duet-vmm" ] || cp "$target/release/duet-vmm" "$root/root"
-    cp -r "$top/tests/host/vmm" "$root/usr/local/lib/duet-vmm"
     # The end-to-end suite's cache; the newest of each.
     for name in "${images[@]}"; do
         # shellcheck disable=SC2012 # our own names
@@ -53,6 +49,8 @@ stage() {
     [ ! -d "$target/clients/docker" ] || cp -r "$target/clients/docker" "$root/root"
     # shellcheck disable=SC2053 # T is a pattern
     [[ suite != ${T:-*} ]] || stage_suite "$root"
+    # shellcheck disable=SC2053
+    [[ vmm != ${T:-*} ]] || stage_vmm "$root"
     pack_files "$run" "$root"
     rm -rf "$root"
 }
@@ -71,6 +69,13 @@ stage_suite() { # stage_suite ROOT
     cp --parents -r "${files[@]}" "$1"
     strip "$1${files[2]}"
     printf '%s\n' "${files[2]}" > "$1/root/suite"
+}
+
+# What checks/vmm.sh needs: the VMM, which no package has yet, and the host's own kernel, which its root filesystem lacks.
+stage_vmm() { # stage_vmm ROOT
+    (cd "$top" && as_owner cargo build --locked --release -p duet-vmm)
+    cp "$target/release/duet-vmm" "$image/vmlinuz" "$1/root"
+    cp -r "$top/tests/host/vmm" "$1/usr/local/lib/duet-vmm"
 }
 
 make_ready() { # make_ready IMAGE RESULT

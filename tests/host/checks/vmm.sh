@@ -20,7 +20,6 @@ says() { grep -q -a "$1" serial || { echo "the guest did not say: $1"; return 1;
 vmm() { check "$1" <<<"$vmm_common$2"; }
 
 check "duet-vmm: KVM is found to be of use, and guests are prepared" <<'END'
-[ -x /root/duet-vmm ] || skip "duet-vmm is not built: cargo build --release -p duet-vmm"
 eventually 20 /root/duet-vmm probe
 mkdir -p /root/vmm/root/{bin,proc,sys,dev,mnt,modules}
 cd /root/vmm
