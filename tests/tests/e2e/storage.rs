@@ -23,7 +23,8 @@ fn used(host: &Host) -> u64 {
         return host.get("/1.0/storage-pools/btrfs/resources")["space"]["used"].as_u64().unwrap();
     }
     if pools.as_array().unwrap().contains(&json!("/1.0/storage-pools/zfs")) {
-        host.sh("zpool sync; zpool wait -t free $(zpool list -H -o name)");
+        let pool = &host.get("/1.0/storage-pools/zfs")["config"]["zfs.pool_name"];
+        host.sh(&format!("zpool sync {pool}; zpool wait -t free {pool}"));
         return host.get("/1.0/storage-pools/zfs/resources")["space"]["used"].as_u64().unwrap();
     }
     host.sh(&format!("sync -f {0}; du -s -B1 {0}/storage-pools | cut -f1", state)).parse().unwrap()
