@@ -91,8 +91,11 @@ step "Checks"
 results=$target/host-results-${HOST_SUITE:-trixie}.tsv
 : > "$results"
 again=()
-for file in "$top"/tests/host/checks/*.sh; do
-    ! wanted "$(basename "$file" .sh)" || run_file "$file"
+# What all of them left is looked for in the end.
+last=$top/tests/host/checks/traces.sh
+files=("$top"/tests/host/checks/*.sh)
+for file in "${files[@]/#$last/}" "$last"; do
+    [ -z "$file" ] || ! wanted "$(basename "$file" .sh)" || run_file "$file"
 done
 [ "$(count "$failed")" = 0 ] || keep_logs
 [ ${#again[@]} = 0 ] || printf '\nTried twice: %s\n' "${again[*]}"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What all of the above left: in the journal, in the kernel's log, on the host. The last file by its name.
+# What all the others left: in the journal, in the kernel's log, on the host. The last file.
 
 needs systemd || return 0
 

@@ -20,7 +20,7 @@ leave() {
 trap 'leave >/dev/null 2>&1' EXIT
 # Nothing of an instance is mounted where others see it, and nothing half-removed stays.
 tidy() {
-    is "" "$(zfs list -H -o name -t all -r "$1/tmp" | tail -n +2)" && is "" "$(grep " zfs $1/layers" /proc/self/mountinfo)"
+    is "" "$(zfs list -H -o name -t all -r "$1/tmp" | grep "/tmp/" || true)" && is "" "$(grep " zfs $1/layers" /proc/self/mountinfo)"
 }
 layers() { zfs list -H -o name -t filesystem -r -d 1 "$1/layers" | tail -n +2 | wc -l; }
 snapshots() { zfs list -H -o name -t snapshot -r "$1/layers" | wc -l; }
