@@ -5,7 +5,7 @@
 
 pub mod bpf;
 pub mod btrfs;
-mod ioctl;
+pub mod ioctl;
 pub mod link;
 pub mod loop_device;
 pub mod memory;

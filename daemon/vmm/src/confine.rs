@@ -132,7 +132,7 @@ fn process_ioctls() -> Vec<u32> {
     const KVM_SET_GSI_ROUTING: u32 = 0x4008_ae6a;
     const KVM_KVMCLOCK_CTRL: u32 = 0xaead;
     let own = [KVM_RUN, KVM_IRQFD, KVM_IOEVENTFD, KVM_SET_GSI_ROUTING, KVM_KVMCLOCK_CTRL, FIONBIO];
-    own.into_iter().chain(vhost::REQUESTS.map(|request| request as u32)).chain([net::TUNSETOFFLOAD as u32]).collect()
+    own.into_iter().chain(vhost::REQUESTS).chain([net::TUNSETOFFLOAD]).collect()
 }
 
 /// What a device's thread does: move data, wait, manage memory, end.

@@ -7,6 +7,7 @@ use duet_sys::socket;
 use serde::{Deserialize, Serialize};
 
 use crate::board::Board;
+use crate::events::is_passing;
 use crate::power::Ending;
 use crate::vcpu::Cpus;
 
@@ -74,7 +75,7 @@ pub fn answer(connection: &OwnedFd, board: &Board, cpus: &Cpus) -> bool {
     let packet = match socket::receive(connection, &mut buffer) {
         Ok(packet) if packet.len > 0 => packet,
         Ok(_) => return false,
-        Err(error) => return matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted),
+        Err(error) => return is_passing(&error),
     };
     let reply = match serde_json::from_slice(&buffer[..packet.len]) {
         Ok(request) => serve(&request, board, cpus),

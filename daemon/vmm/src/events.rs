@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use duet_sys::socket;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
 
 use crate::board::{Board, lock};
 use crate::control;
@@ -91,8 +92,7 @@ fn wait(
     control: Option<&OwnedFd>,
     connections: &[OwnedFd],
 ) -> io::Result<Vec<Source>> {
-    let ended = crate::events::borrow(&board.power.ended);
-    let drained = crate::events::borrow(drained);
+    let (ended, drained) = (borrow(&board.power.ended), borrow(drained));
     let mut sources = vec![(Source::End, ended), (Source::Drained, drained)];
     sources.extend(input.map(|input| (Source::Input, input.as_fd())));
     sources.extend(
@@ -100,13 +100,7 @@ fn wait(
     );
     sources.extend(connections.iter().enumerate().map(|(index, fd)| (Source::Connection(index), fd.as_fd())));
     let mut wanted: Vec<PollFd<'_>> = sources.iter().map(|(_, fd)| PollFd::new(fd, PollFlags::IN)).collect();
-    loop {
-        match poll(&mut wanted, None) {
-            Ok(_) => break,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    retry_on_intr(|| poll(&mut wanted, None))?;
     Ok(wanted.iter().zip(&sources).filter(|(fd, _)| !fd.revents().is_empty()).map(|(_, (source, _))| *source).collect())
 }
 
@@ -120,8 +114,13 @@ fn read_input(input: &mut Option<File>, waiting: &mut Vec<u8>) -> bool {
             waiting.extend_from_slice(&chunk[..len]);
             true
         }
-        Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+        Err(error) => is_passing(&error),
     }
+}
+
+/// Whether the same call may succeed another time.
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// vmm-sys-util's type does not know of I/O safety yet.

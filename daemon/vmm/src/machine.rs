@@ -8,7 +8,6 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use thiserror::Error;
 
@@ -222,18 +221,8 @@ fn make(spec: &Spec, memory: &Memory) -> Result<(VmFd, Vec<VcpuFd>), MachineErro
     let vm = kvm.create_vm().map_err(kvm_failed("make a machine"))?;
     vm.set_tss_address(layout::TSS).map_err(kvm_failed("place its own pages"))?;
     vm.create_irq_chip().map_err(kvm_failed("make interrupt controllers"))?;
-    for (slot, (start, len, here)) in memory::regions(memory).enumerate() {
-        let region = kvm_userspace_memory_region {
-            slot: slot as u32,
-            flags: 0,
-            guest_phys_addr: start,
-            memory_size: len,
-            userspace_addr: here,
-        };
-        // SAFETY: the range is a mapping of `memory`, which the machine keeps until its CPUs have ended, and of which
-        // this process makes no references to what is in it: vm-memory's accesses are volatile.
-        unsafe { vm.set_user_memory_region(region) }.map_err(kvm_failed("take the memory"))?;
-    }
+    // SAFETY: the machine keeps `memory` until its CPUs have ended.
+    unsafe { memory::give(&vm, memory) }.map_err(kvm_failed("take the memory"))?;
     let vcpus = (0..spec.cpus)
         .map(|cpu| {
             let vcpu = vm.create_vcpu(cpu.into()).map_err(kvm_failed("make a CPU"))?;

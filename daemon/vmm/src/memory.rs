@@ -3,6 +3,8 @@
 
 use std::io;
 
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
 use thiserror::Error;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion};
 
@@ -60,6 +62,28 @@ fn region(start: u64, len: u64) -> io::Result<GuestRegionMmap> {
 /// Each region: its first address in the guest, its length in bytes, and where it lies in this process.
 pub fn regions(memory: &Memory) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
     memory.iter().map(|region| (region.start_addr().0, region.len(), region.get_mmap().as_ptr() as u64))
+}
+
+/// Gives a machine its memory, of which this process makes no references: vm-memory's accesses are volatile.
+///
+/// # Errors
+/// What KVM says.
+///
+/// # Safety
+/// `memory` is kept until the machine's CPUs have ended.
+pub unsafe fn give(vm: &VmFd, memory: &Memory) -> Result<(), kvm_ioctls::Error> {
+    for (slot, (start, len, here)) in (0..).zip(regions(memory)) {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: start,
+            memory_size: len,
+            userspace_addr: here,
+        };
+        // SAFETY: the range is a mapping of `memory`, and the caller keeps that.
+        unsafe { vm.set_user_memory_region(region) }?;
+    }
+    Ok(())
 }
 
 /// Where a range of the guest's memory lies in this process, if all of it is memory.

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{KVM_API_VERSION, kvm_userspace_memory_region};
+use kvm_bindings::KVM_API_VERSION;
 use kvm_ioctls::{Cap, Kvm, VcpuExit};
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress};
@@ -124,17 +124,8 @@ pub fn probe() -> Result<Duration, ProbeError> {
     crate::boot::identity_map(&memory).map_err(make)?;
     let vm = kvm.create_vm().map_err(make)?;
     vm.set_tss_address(layout::TSS).map_err(make)?;
-    for (start, len, here) in memory::regions(&memory) {
-        let region = kvm_userspace_memory_region {
-            slot: 0,
-            flags: 0,
-            guest_phys_addr: start,
-            memory_size: len,
-            userspace_addr: here,
-        };
-        // SAFETY: `memory` outlives `vm` and its CPU, which this function ends with.
-        unsafe { vm.set_user_memory_region(region) }.map_err(make)?;
-    }
+    // SAFETY: `memory` outlives `vm` and its CPU, which this function ends with.
+    unsafe { memory::give(&vm, &memory) }.map_err(make)?;
     let mut cpu = vm.create_vcpu(0).map_err(make)?;
     let features = Features::new(&kvm, 1).map_err(make)?;
     vcpu::identify(&cpu, 0, &features).map_err(make)?;

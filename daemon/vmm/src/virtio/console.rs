@@ -9,7 +9,7 @@ use rustix::event::PollFlags;
 
 use super::queue::{Queue, Served};
 use super::{Device, Driver, Stop, Thread, Worker};
-use crate::events::borrow;
+use crate::events::{borrow, is_passing};
 use crate::memory::Memory;
 
 /// What is taken from the input at a time in bytes.
@@ -141,8 +141,4 @@ impl Running {
             Served::Done(0)
         });
     }
-}
-
-fn is_passing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::thread::{self, JoinHandle};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::confine;
@@ -164,13 +165,8 @@ impl Stop {
         let stop = borrow(&self.0);
         let mut wanted = vec![PollFd::new(&stop, PollFlags::IN)];
         wanted.extend(fds.iter().map(|(fd, flags)| PollFd::new(fd, *flags)));
-        loop {
-            match poll(&mut wanted, None) {
-                Ok(_) if !wanted[0].revents().is_empty() => return None,
-                Ok(_) => return Some(wanted[1..].iter().map(|fd| !fd.revents().is_empty()).collect()),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return None,
-            }
-        }
+        retry_on_intr(|| poll(&mut wanted, None)).ok()?;
+        let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        (!ready(&wanted[0])).then(|| wanted[1..].iter().map(ready).collect())
     }
 }

@@ -3,9 +3,10 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use duet_sys::ioctl;
 use rustix::event::PollFlags;
 
 use super::queue::{Head, Queue, Served};
@@ -36,9 +37,9 @@ const LONGEST: usize = HEADER + 14 + 65535;
 const BURST: usize = 64;
 
 /// Requests to a tap (include/uapi/linux/if_tun.h).
-pub(crate) const TUNSETOFFLOAD: u64 = 0x4004_54d0;
-const TUNGETIFF: u64 = 0x8004_54d2;
-const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
+pub(crate) const TUNSETOFFLOAD: u32 = ioctl::request(ioctl::WRITE, b'T', 208, 4);
+const TUNGETIFF: u32 = ioctl::request(ioctl::READ, b'T', 210, 4);
+const TUNSETVNETHDRSZ: u32 = ioctl::request(ioctl::WRITE, b'T', 216, 4);
 const IFF_TAP: u16 = 0x0002;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
@@ -68,19 +69,13 @@ impl Net {
         // `struct ifreq`: a name of 16 bytes, then the flags.
         let mut request = [0u8; 40];
         // SAFETY: TUNGETIFF fills in a `struct ifreq`, which has 40 bytes.
-        let result = unsafe { libc::ioctl(tap.as_raw_fd(), TUNGETIFF as _, request.as_mut_ptr()) };
-        if result < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        unsafe { ioctl::with(&tap, TUNGETIFF, &mut request) }?;
         let needed = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
         if u16::from_le_bytes([request[16], request[17]]) & needed != needed {
             return Err(io::Error::other("a tap has to be made with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR"));
         }
-        let size = HEADER as libc::c_int;
         // SAFETY: TUNSETVNETHDRSZ reads an int.
-        if unsafe { libc::ioctl(tap.as_raw_fd(), TUNSETVNETHDRSZ as _, &raw const size) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        unsafe { ioctl::with(&tap, TUNSETVNETHDRSZ, &mut (HEADER as libc::c_int)) }?;
         let vhost = vhost.map(VhostNet::new).transpose()?.map(Arc::new);
         Ok(Self { tap: Arc::new(tap), mac, mtu, vhost })
     }
@@ -120,9 +115,7 @@ impl Device for Net {
     fn start(&mut self, driver: Driver) -> io::Result<Box<dyn Worker>> {
         let Driver { memory, features, queues, .. } = driver;
         // SAFETY: TUNSETOFFLOAD takes a number.
-        if unsafe { libc::ioctl(self.tap.as_raw_fd(), TUNSETOFFLOAD as _, offloads(features)) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        unsafe { ioctl::with_number(&*self.tap, TUNSETOFFLOAD, offloads(features)) }?;
         if let Some(vhost) = &self.vhost {
             vhost.start(&memory, features & (MRG_RXBUF | super::feature::ALL), &queues, &*self.tap)?;
             return Ok(Box::new(InKernel { vhost: Arc::clone(vhost), _memory: memory, _queues: queues }));

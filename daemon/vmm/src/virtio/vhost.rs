@@ -5,31 +5,32 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
+use duet_sys::ioctl;
 use virtio_queue::QueueT;
+use vm_memory::GuestAddress;
 
 use super::queue::Queue;
 use crate::memory::{self, Memory};
 
 /// `VHOST_VIRTIO`, the kind of the requests below.
-const KIND: u64 = 0xaf;
-const WRITE: u64 = 1;
+const KIND: u8 = 0xaf;
 
-const fn request(direction: u64, number: u64, size: usize) -> u64 {
-    direction << 30 | (size as u64) << 16 | KIND << 8 | number
+const fn request(number: u8, size: usize) -> u32 {
+    ioctl::request(ioctl::WRITE, KIND, number, size)
 }
 
-const SET_FEATURES: u64 = request(WRITE, 0x00, 8);
-const SET_OWNER: u64 = request(0, 0x01, 0);
-const SET_MEM_TABLE: u64 = request(WRITE, 0x03, 8);
-const SET_VRING_NUM: u64 = request(WRITE, 0x10, 8);
-const SET_VRING_ADDR: u64 = request(WRITE, 0x11, size_of::<RingAddress>());
-const SET_VRING_BASE: u64 = request(WRITE, 0x12, 8);
-const SET_VRING_KICK: u64 = request(WRITE, 0x20, 8);
-const SET_VRING_CALL: u64 = request(WRITE, 0x21, 8);
-const NET_SET_BACKEND: u64 = request(WRITE, 0x30, 8);
+const SET_FEATURES: u32 = request(0x00, 8);
+const SET_OWNER: u32 = ioctl::request(0, KIND, 0x01, 0);
+const SET_MEM_TABLE: u32 = request(0x03, 8);
+const SET_VRING_NUM: u32 = request(0x10, 8);
+const SET_VRING_ADDR: u32 = request(0x11, size_of::<RingAddress>());
+const SET_VRING_BASE: u32 = request(0x12, 8);
+const SET_VRING_KICK: u32 = request(0x20, 8);
+const SET_VRING_CALL: u32 = request(0x21, 8);
+const NET_SET_BACKEND: u32 = request(0x30, 8);
 
 /// All that are made of it while a machine runs.
-pub const REQUESTS: [u64; 8] = [
+pub const REQUESTS: [u32; 8] = [
     SET_FEATURES,
     SET_MEM_TABLE,
     SET_VRING_NUM,
@@ -87,31 +88,22 @@ impl VhostNet {
     pub fn new(file: File) -> io::Result<Self> {
         let vhost = Self(file);
         // SAFETY: it takes no argument.
-        unsafe { vhost.call(SET_OWNER, std::ptr::null::<u8>()) }?;
+        unsafe { ioctl::with_number(&vhost.0, SET_OWNER, 0) }?;
         Ok(vhost)
     }
 
-    /// # Safety
-    /// `argument` points to what the request takes, or is null for one that takes nothing.
-    unsafe fn call<T>(&self, request: u64, argument: *const T) -> io::Result<()> {
-        // SAFETY: the descriptor is open, and the rest is the caller's.
-        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), request as _, argument) };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-    }
-
-    fn number(&self, request: u64, index: u32, number: i32) -> io::Result<()> {
-        let argument = RingNumber { index, number };
+    fn number(&self, request: u32, index: u32, number: i32) -> io::Result<()> {
         // SAFETY: all requests that this is called with take such a structure.
-        unsafe { self.call(request, &raw const argument) }
+        unsafe { ioctl::with(&self.0, request, &mut RingNumber { index, number }) }.map(drop)
     }
 
     /// Serves two queues, receive and transmit, towards a tap.
     ///
     /// # Errors
     /// If the kernel refuses. Nothing is served then.
-    pub fn start(&self, memory: &Memory, features: u64, queues: &[Queue], tap: impl AsFd) -> io::Result<()> {
+    pub fn start(&self, memory: &Memory, mut features: u64, queues: &[Queue], tap: impl AsFd) -> io::Result<()> {
         // SAFETY: it takes 64 bits.
-        unsafe { self.call(SET_FEATURES, &raw const features) }?;
+        unsafe { ioctl::with(&self.0, SET_FEATURES, &mut features) }?;
         let mut table =
             Regions { count: 0, padding: 0, regions: [0, 1].map(|_| Region { guest: 0, len: 0, here: 0, flags: 0 }) };
         for (slot, (guest, len, here)) in table.regions.iter_mut().zip(memory::regions(memory)) {
@@ -119,7 +111,7 @@ impl VhostNet {
             table.count += 1;
         }
         // SAFETY: it takes a count and as many regions. Each is a mapping that the caller keeps until `stop`.
-        unsafe { self.call(SET_MEM_TABLE, &raw const table) }?;
+        unsafe { ioctl::with(&self.0, SET_MEM_TABLE, &mut table) }?;
         for (index, queue) in (0..).zip(queues) {
             self.set_up(memory, index, queue)?;
         }
@@ -132,13 +124,11 @@ impl VhostNet {
     fn set_up(&self, memory: &Memory, index: u32, queue: &Queue) -> io::Result<()> {
         let ring = queue.ring();
         let here = |guest: u64| {
-            memory::regions(memory)
-                .find_map(|(start, len, here)| guest.checked_sub(start).filter(|at| *at < len).map(|at| here + at))
-                .ok_or(io::Error::from(io::ErrorKind::InvalidInput))
+            memory::place(memory, GuestAddress(guest), 1).ok_or(io::Error::from(io::ErrorKind::InvalidInput))
         };
         self.number(SET_VRING_NUM, index, ring.size().into())?;
         self.number(SET_VRING_BASE, index, 0)?;
-        let address = RingAddress {
+        let mut address = RingAddress {
             index,
             flags: 0,
             descriptors: here(ring.desc_table())?,
@@ -147,7 +137,7 @@ impl VhostNet {
             log: 0,
         };
         // SAFETY: it takes such a structure. The kernel checks each address that it uses.
-        unsafe { self.call(SET_VRING_ADDR, &raw const address) }?;
+        unsafe { ioctl::with(&self.0, SET_VRING_ADDR, &mut address) }?;
         self.number(SET_VRING_KICK, index, queue.kick.as_raw_fd())?;
         self.number(SET_VRING_CALL, index, queue.interrupt().map_or(-1, AsRawFd::as_raw_fd))
     }

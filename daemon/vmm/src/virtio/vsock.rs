@@ -16,7 +16,7 @@ use rustix::event::PollFlags;
 
 use super::queue::{Chain, Queue, Served};
 use super::{Device, Driver, Stop, Thread, Worker};
-use crate::events::borrow;
+use crate::events::{borrow, is_passing};
 use crate::memory::Memory;
 
 /// The host's number on its guests (virtio 1.2, 5.10.4.1).
@@ -474,10 +474,6 @@ impl Running {
 struct Ready {
     listener: bool,
     clients: Vec<u32>,
-}
-
-fn is_passing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 #[cfg(test)]
