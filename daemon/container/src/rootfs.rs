@@ -6,8 +6,8 @@
 //! or works below it without attaching it at all. Nothing is ever mounted in the caller's mount namespace.
 //!
 //! Kernels from 6.15 on stack overlays on detached mounts. Older ones insist that layers are attached in the mount
-//! namespace of the caller; for those, a thread with a mount namespace of its own does the stacking ([`private`]). The same
-//! holds for a directory in a filesystem that is mounted for this purpose only.
+//! namespace of the caller; for those, a thread with a mount namespace of its own does the stacking ([`private`]). The
+//! same holds for a directory in a filesystem that is mounted for this purpose only.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

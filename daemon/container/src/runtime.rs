@@ -2,9 +2,9 @@
 //!
 //! The phases are types. [`Launched`] is a monitor that waits for the specification, [`Starting`] one that was sent it;
 //! [`Starting::wait_created`] (or [`Starting::try_created`] for an asynchronous caller) turns it into [`Created`], whose
-//! namespaces exist and whose init waits; the caller attaches the network interfaces to it; [`Created::go`] lets it run and [`Created::wait_started`]
-//! (or [`Created::try_started`]) says that init's program was executed. Dropping either before that closes the handshake
-//! socket, on which the monitor kills what it made and leaves nothing behind.
+//! namespaces exist and whose init waits; the caller attaches the network interfaces to it; [`Created::go`] lets it run
+//! and [`Created::wait_started`] (or [`Created::try_started`]) says that init's program was executed. Dropping either
+//! before that closes the handshake socket, on which the monitor kills what it made and leaves nothing behind.
 
 use std::fs::File;
 use std::io;

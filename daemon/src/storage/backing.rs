@@ -180,28 +180,30 @@ impl Backing {
         }
     }
 
-    /// Formats and mounts or imports it: a file with this size, a device whatever it holds if `wipe` says so. Undone unless kept.
+    /// Formats and mounts or imports it: a file with this size, a device whatever it holds if `wipe` says so. Undone
+    /// unless kept.
     ///
     /// # Errors
     /// With what is in the way.
     pub fn make(self, size: u64, wipe: bool) -> Result<New> {
         // What is here when something fails is taken away again.
         let new = New { backing: self, kept: false };
-        if let Backing::Zpool(zpool) = &new.backing {
-            zpool.make(size, wipe)?;
-        }
-        if let Backing::Filesystem { on, id, .. } = &new.backing {
-            let (path, force) = match on {
-                Medium::File(file) => {
-                    make_file(file, size)?;
-                    (file, true)
-                }
-                Medium::Device(device) => (device, wipe),
-            };
-            format(path, *id, force)?;
-            new.backing.attach()?;
-            let root = directory::open(new.backing.directory())?;
-            btrfs::enable_quotas(&root).map_err(|e| Error::io("count the files of", path)(errno(&e)))?;
+        match &new.backing {
+            Self::Directory(_) => {}
+            Self::Zpool(zpool) => zpool.make(size, wipe)?,
+            Self::Filesystem { on, id, .. } => {
+                let (path, force) = match on {
+                    Medium::File(file) => {
+                        make_file(file, size)?;
+                        (file, true)
+                    }
+                    Medium::Device(device) => (device, wipe),
+                };
+                format(path, *id, force)?;
+                new.backing.attach()?;
+                let root = directory::open(new.backing.directory())?;
+                btrfs::enable_quotas(&root).map_err(|e| Error::io("count the files of", path)(errno(&e)))?;
+            }
         }
         Ok(new)
     }

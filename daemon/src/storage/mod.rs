@@ -7,8 +7,8 @@
 //! - A [`Pool`] owns a directory and the *policy*: when a layer is frozen and when it is copied, how long a chain may
 //!   grow, what is in use while a change is under way, and in which order disk and inventory change.
 //! - A [`driver::Driver`] owns the *mechanism* of one kind of pool: make, copy, fold, measure and remove a layer. It is
-//!   small on purpose: a driver whose layers are whole filesystems (a btrfs subvolume, a zfs dataset) fits the same trait and the same
-//!   values with chains of length one, and [`driver::Capabilities`] tells the policy so.
+//!   small on purpose: a driver whose layers are whole filesystems (a btrfs subvolume, a zfs dataset) fits the same
+//!   trait and the same values with chains of length one, and [`driver::Capabilities`] tells the policy so.
 //!
 //! # Chains
 //!

@@ -398,9 +398,9 @@ impl Driver for Zfs {
         for kind in KINDS {
             remove::dataset(&format!("{}/{kind}", self.dataset), |_| false)?;
         }
+        let root = super::directory::open(&self.directory)?;
         for folder in FOLDERS {
             // Something in it that is not a mount is of no use any more.
-            let root = super::directory::open(&self.directory)?;
             let name = std::ffi::CString::new(folder).unwrap_or_default();
             tree::remove_tree(root.as_fd(), &name).map_err(Error::tree("remove", self.directory.join(folder)))?;
         }
