@@ -43,6 +43,13 @@ start_host() {
         || fail "The host could not unpack its files."
 }
 
+# cached_image ALIAS: the file of an image in the end-to-end suite's cache, the one that was used last. Nothing where the
+# suite has not run yet: checks that need the image say so.
+cached_image() {
+    # shellcheck disable=SC2012 # our own names
+    ls -t "$target/e2e-cache/${1/\//-}"-*.tar* 2>/dev/null | head -n 1 || true
+}
+
 # What goes into the host, as it will lie there.
 stage() {
     local root=$run/root name file
@@ -51,10 +58,8 @@ stage() {
     # The same once more, as the next version.
     DEB_VERSION=1.1 "$top/daemon/packaging/deb.sh" "$root/root/packages/2" >/dev/null
     cp "$top/tests/host/inside.sh" "$root/usr/local/lib/duet-checks.sh"
-    # The end-to-end suite's cache; the newest of each.
     for name in "${images[@]}"; do
-        # shellcheck disable=SC2012 # our own names
-        file=$(ls -t "$target/e2e-cache/${name/\//-}"-*.tar* 2>/dev/null | head -n 1)
+        file=$(cached_image "$name")
         [ -z "$file" ] || cp "$file" "$root/root/images/${name/\//-}.tar${file##*.tar}"
     done
     [ ! -d "$target/clients/docker" ] || cp -r "$target/clients/docker" "$root/root"
@@ -66,14 +71,14 @@ stage() {
 
 # The end-to-end suite at the very paths that it was built for, where it looks for what it needs.
 stage_suite() { # stage_suite ROOT
-    local program name files=("$top/images" "$top/tests/data")
+    local program name file files=("$top/images" "$top/tests/data")
     program=$(cd "$top" && as_owner cargo test --locked -p duet-tests --test e2e --no-run 2>&1 \
         | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
     [ -n "$program" ] || fail "cargo test built no end-to-end suite."
     files+=("$(realpath "$top/$program" 2>/dev/null || realpath "$program")" "$target"/debug/duet-test-{holder,shell})
     for name in "${images[@]}"; do
-        # shellcheck disable=SC2012 # our own names
-        files+=("$(ls -t "$target/e2e-cache/${name/\//-}"-*.tar* 2>/dev/null | head -n 1)")
+        file=$(cached_image "$name")
+        [ -z "$file" ] || files+=("$file")
     done
     cp --parents -r "${files[@]}" "$1"
     strip "$1${files[2]}"
