@@ -16,6 +16,7 @@ use crate::api::{
 
 /// Set the server up
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Admin {
     Init(Init),
     Shutdown(Shutdown),

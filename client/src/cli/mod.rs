@@ -44,6 +44,7 @@ mod tests;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::http::{Client, default_directory};
@@ -84,6 +85,7 @@ struct Globals {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Command {
     #[command(subcommand)]
     Admin(admin::Admin),
@@ -146,7 +148,17 @@ enum Command {
 pub fn main() -> ExitCode {
     // Does nothing unless the shell asks for completions.
     clap_complete::CompleteEnv::with_factory(Cli::command).complete();
-    let cli = Cli::parse();
+    // The arguments of commands that were not asked for are never put together: that took longer than most requests.
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        if error.kind() == ErrorKind::DisplayVersion {
+            error.exit();
+        }
+        // Help, and suggestions for what was mistyped, need all of them.
+        let mut whole = Cli::command();
+        whole.build();
+        whole.get_matches();
+        Cli::parse()
+    });
     let result = execute(cli);
     match result {
         Ok(code) => ExitCode::from(code),

@@ -41,6 +41,7 @@ fn key(network: &NetworkObject, key: &str) -> String {
 
 /// Networks
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Network {
     /// Connect an instance to a network
     Attach {

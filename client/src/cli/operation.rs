@@ -9,6 +9,7 @@ use crate::api::{Operation as OperationObject, OperationClass, OperationMap};
 
 /// Background operations
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Operation {
     /// Cancel operations
     #[command(visible_alias = "cancel")]

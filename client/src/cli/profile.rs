@@ -20,6 +20,7 @@ const COLUMNS: &[Column<ProfileObject>] = &[
 
 /// Profiles: configuration that instances share
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Profile {
     /// Add a profile to an instance
     Add {

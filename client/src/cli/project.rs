@@ -11,6 +11,7 @@ use crate::api::{Cluster as ClusterObject, Project as ProjectObject};
 
 /// Projects: there is one, "default"
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Project {
     /// List projects
     #[command(visible_alias = "ls")]
@@ -70,6 +71,7 @@ fn table(projects: &[ProjectObject]) -> Table {
 
 /// Clusters: not yet
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Cluster {
     /// List members
     #[command(visible_alias = "ls")]

@@ -19,6 +19,7 @@ const COLUMNS: &[Column<InstanceSnapshot>] = &[
 
 /// Snapshots of instances
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Snapshot {
     Create(Create),
     Delete(Delete),

@@ -26,6 +26,7 @@ const COLUMNS: &[Column<StoragePool>] = &[
 
 /// Storage pools
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Storage {
     /// Create a pool, from YAML on standard input if that is not a terminal
     Create {

@@ -23,6 +23,7 @@ const COLUMNS: &[Column<WarningObject>] = &[
 
 /// What the daemon wants you to know
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Warning {
     /// Say that you have seen a warning
     #[command(visible_alias = "ack")]

@@ -44,7 +44,8 @@ pub(super) async fn listen(
     let upgrade = upgrade.map_err(|e| Error::invalid(format!("events come by websocket: {e}")))?;
     // Subscribed before the answer: what happens once the client knows of the upgrade is not missed.
     let receiver = app.events.listen();
-    Ok(upgrade.on_upgrade(move |socket| forward(socket, receiver, types)))
+    // Little is ever read from it.
+    Ok(upgrade.read_buffer_size(4 << 10).on_upgrade(move |socket| forward(socket, receiver, types)))
 }
 
 async fn forward(mut socket: WebSocket, mut events: Receiver<Event>, types: Vec<Type>) {

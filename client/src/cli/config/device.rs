@@ -21,6 +21,7 @@ pub(crate) enum Holder {
 
 /// Devices
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum DeviceCommand {
     /// Add a device
     Add {

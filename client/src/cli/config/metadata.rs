@@ -17,6 +17,7 @@ pub(crate) struct Metadata {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum MetadataCommand {
     /// Show it as YAML
     Show {

@@ -21,6 +21,7 @@ pub(crate) use device::{DeviceCommand, Holder};
 
 /// Read and change the configuration of instances and of the server
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Config {
     Device(DeviceGroup),
     Edit(Edit),

@@ -25,6 +25,7 @@ pub(crate) struct Template {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum TemplateCommand {
     /// List templates
     #[command(alias = "ls")]

@@ -19,6 +19,7 @@ use crate::http::{Body, Error, FileContent, FileOwner, empty_body, stream_body};
 
 /// Files in instances
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum File {
     Create(Create),
     #[command(visible_alias = "rm")]

@@ -26,6 +26,7 @@ pub(crate) struct AliasGroup {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Alias {
     /// Give an image a name
     Create {

@@ -22,6 +22,7 @@ pub(crate) use publish::Publish;
 
 /// Images
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Image {
     Alias(alias::AliasGroup),
     Build(build::Build),
