@@ -117,6 +117,9 @@ impl NetworkDir {
             let mut options = fs::OpenOptions::new();
             let mut file = options.write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
             file.write_all(text.as_bytes())?;
+            // Closed first: else dnsmasq hears of a host's file twice, of the move and of the close, and each time
+            // compares all its leases with all its hosts.
+            drop(file);
             fs::rename(&temporary, path)
         };
         write().map_err(|e| {
