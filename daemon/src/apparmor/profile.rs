@@ -49,13 +49,13 @@ const NOT_BY_HOST_ROOT: [&str; 8] = [
 /// namespace: of all of them, it sees no other.
 pub(super) fn text(name: &str, rules: Rules) -> String {
     let Rules { privileged, nesting } = rules;
-    // The first of the language's versions that knows all of these rules; what later ones added is then not mediated, so
-    // that the profile means the same for every parser (apparmor.d(5), "Feature ABI"). The flags: an overlay, and mounts
-    // of other namespaces, show files whose paths do not lead to the root.
-    let mut text = format!("abi <abi/3.0>,\nprofile \"{name}\" flags=(attach_disconnected,mediate_deleted) {{\n");
-    for allowed in
-        ["capability", "dbus", "file", "mount", "network", "pivot_root", "ptrace", "signal", "umount", "unix"]
-    {
+    // The features of Linux 5.4, which every parser knows; what others added is not mediated, so that the profile means
+    // the same everywhere (apparmor.d(5), "Feature ABI"). Sockets are among that: Linux 6.1 has no rule by which a
+    // process may lock one (file_lock of a socketpair), as systemd does for DynamicUser= and PrivateNetwork=. The flags:
+    // an overlay, and mounts of other namespaces, show files whose paths do not lead to the root.
+    let mut text =
+        format!("abi <abi/kernel-5.4-vanilla>,\nprofile \"{name}\" flags=(attach_disconnected,mediate_deleted) {{\n");
+    for allowed in ["capability", "file", "mount", "pivot_root", "ptrace", "signal", "umount"] {
         let _ = writeln!(text, "  {allowed},");
     }
     for hidden in confine::default_masked_paths(privileged) {
