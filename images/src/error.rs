@@ -131,6 +131,15 @@ pub enum ImageError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A root filesystem does not fit the disk that is to be made of it.
+    #[error("the image does not fit a root disk of {size} bytes; a larger size of the root device is needed")]
+    DiskTooSmall {
+        /// The disk's size in bytes.
+        size: u64,
+    },
+    /// No disk could be made of a root filesystem.
+    #[error("cannot make a root disk: {0}")]
+    Disk(String),
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -201,6 +210,8 @@ impl ImageError {
             | ImageError::MissingProgram { .. }
             | ImageError::Build { .. }
             | ImageError::Mirror { .. }
+            | ImageError::DiskTooSmall { .. }
+            | ImageError::Disk(_)
             | ImageError::Cancelled => false,
         }
     }

@@ -1,8 +1,10 @@
 //! Images.
 mod acl;
 pub mod build;
+mod command;
 pub mod compress;
 mod decompress;
+pub mod disk;
 pub mod entry;
 pub mod error;
 pub mod fingerprint;

@@ -15,6 +15,8 @@ pub enum Phase {
     Unpacking,
     /// The image is being packed. Counts bytes of file content; the total is unknown.
     Packing,
+    /// A disk is being made of a root filesystem. Counts nothing.
+    Disk,
     /// Package lists and packages are being fetched. Counts percent.
     Downloading,
     /// Packages are being installed. Counts percent.
@@ -30,6 +32,7 @@ impl Phase {
             Phase::Hashing => "Hashing",
             Phase::Unpacking => "Unpacking",
             Phase::Packing => "Packing",
+            Phase::Disk => "Making a disk",
             Phase::Downloading => "Downloading",
             Phase::Installing => "Installing",
             Phase::Configuring => "Configuring",

@@ -5,11 +5,11 @@
 
 use std::path::Path;
 
-use super::command::{Job, find_program};
 use super::mirror::Mirror;
 use super::recipe::{AptRecipe, Recipe};
 use super::sources;
 use super::{BuildOptions, Percent, apt_conf};
+use crate::command::{Job, find_program};
 use crate::observe::{Observer, Phase};
 use crate::{ImageError, Result};
 

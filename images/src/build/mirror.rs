@@ -7,9 +7,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::command::Job;
 use super::recipe::{AptRecipe, Vendor};
 use super::sources::{Pocket, SignedBy, Source, classify};
+use crate::command::Job;
 use crate::observe::Observer;
 use crate::{ImageError, Result};
 

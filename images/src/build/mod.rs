@@ -10,7 +10,6 @@
 mod apt_conf;
 mod bootstrap;
 mod busybox;
-mod command;
 mod mirror;
 mod recipe;
 mod root;

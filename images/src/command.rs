@@ -23,14 +23,14 @@ const LOOK: Duration = Duration::from_millis(100);
 const KEPT: usize = 40;
 
 /// A program to run.
-pub(super) struct Job {
+pub(crate) struct Job {
     command: Command,
     what: String,
 }
 
 /// How a program failed.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     /// Its last lines.
     pub output: Vec<String>,
     /// How it ended: "exit status: 1".
@@ -39,7 +39,7 @@ pub(super) struct Failure {
 
 impl Failure {
     /// The lines that say what is wrong, or else the last ones, as one line.
-    pub(super) fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let errors: Vec<&str> = self.output.iter().filter_map(|l| l.strip_prefix("E: ")).collect();
         let chosen = if errors.is_empty() {
             self.output.iter().rev().take(3).rev().map(String::as_str).collect()
@@ -53,7 +53,7 @@ impl Failure {
 
 impl Job {
     /// A program in namespaces of its own, with a plain environment.
-    pub(super) fn new(program: impl AsRef<OsStr>) -> Job {
+    pub(crate) fn new(program: impl AsRef<OsStr>) -> Job {
         let what = program.as_ref().to_string_lossy().into_owned();
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"]);
@@ -72,12 +72,12 @@ impl Job {
         Job { command, what }
     }
 
-    pub(super) fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Job {
+    pub(crate) fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Job {
         self.command.arg(arg);
         self
     }
 
-    pub(super) fn env(&mut self, name: &str, value: impl AsRef<OsStr>) -> &mut Job {
+    pub(crate) fn env(&mut self, name: &str, value: impl AsRef<OsStr>) -> &mut Job {
         self.command.env(name, value);
         self
     }
@@ -86,7 +86,7 @@ impl Job {
     ///
     /// # Errors
     /// [`ImageError::File`] when it cannot be started, [`ImageError::Cancelled`], or what `line` returns.
-    pub(super) fn run(
+    pub(crate) fn run(
         mut self,
         observer: &mut Observer<'_>,
         line: &mut dyn FnMut(&str, &mut Observer<'_>) -> Result<()>,
@@ -160,7 +160,7 @@ fn forward(stream: impl Read + Send + 'static, sender: Sender<String>) -> std::t
 }
 
 /// Whether a program is on the path that jobs get.
-pub(super) fn find_program(name: &str) -> bool {
+pub(crate) fn find_program(name: &str) -> bool {
     ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
         .iter()
         .any(|dir| std::path::Path::new(dir).join(name).is_file())
