@@ -53,7 +53,7 @@ start_qemu() {
     # Opened for both, so that neither end waits for the other.
     exec {command_in}<>"$run/command.in" {command_out}<>"$run/command.out"
     exec {monitor_in}<>"$run/monitor.in" {monitor_out}<>"$run/monitor.out"
-    tell_qemu "" || { cat "$run/qemu.log" >&2; fail "QEMU did not start."; }
+    tell_qemu "" || fail "QEMU did not start: $(tail -n 5 "$run/qemu.log")"
 }
 
 end_qemu() {

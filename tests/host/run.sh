@@ -15,6 +15,13 @@ source "$top/tests/host/host.sh"
 # shellcheck source-path=SCRIPTDIR source=bare.sh
 [ "${HOST_SUITE:-}" != bare ] || source "$top/tests/host/bare.sh"
 
+# Why all ends is told, also where what is printed goes into the report of one check.
+exec {told}>&2
+fail() {
+    printf '%s\n' "$*" >&"$told"
+    exit 1
+}
+
 # check NAME <<END: runs a script in the host. It is passed if the script succeeds, skipped if its status is 77, and what
 # it printed is shown otherwise.
 check() {
