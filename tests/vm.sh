@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Boots virtual machines in QEMU's software emulation, with our initramfs and agent: daemon/agent/tests/boot.rs. Makes what
+# that takes, from the machine's package mirror: a kernel with its modules, and a disk with an image's root. They are kept
+# beside the end-to-end tests' images. Further arguments go to the test program.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=../daemon/packaging/lib.sh
+source "$(dirname "$0")/../daemon/packaging/lib.sh"
+
+need_root test-vm
+suite=trixie
+cache=$target/vm-cache
+
+sources() {
+    local debian
+    debian=$(mirror_of debian) || fail "apt has no source of Debian here: see /etc/apt/sources.list.d."
+    echo "deb $debian $suite main"
+}
+
+make_parts() { # make_parts DIR
+    install_packages mmdebstrap debian-archive-keyring e2fsprogs
+    # The root is what a container's image has: no udev, no kernel. The kernel comes from a tree of its own.
+    mmdebstrap --quiet --mode=root --variant=minbase --aptopt='APT::Install-Recommends "false"' \
+        --include=systemd-sysv,dbus "$suite" "$1/root" - < <(sources)
+    mke2fs -q -t ext4 -E root_owner=0:0 -d "$1/root" "$1/disk.img" 1536M
+    rm -rf "$1/root"
+    mmdebstrap --quiet --mode=root --variant=minbase --aptopt='APT::Install-Recommends "false"' \
+        --include=kmod,linux-image-cloud-amd64 "$suite" "$1/tree" - < <(sources)
+    mkdir -p "$1/kernel/lib"
+    mv "$1/tree/boot" "$1/kernel/boot"
+    mv "$1/tree/usr/lib/modules" "$1/kernel/lib/modules"
+    rm -rf "$1/tree"
+}
+
+need_rust
+install_packages qemu-system-x86 busybox-static
+(cd "$top" && as_owner cargo rustc --release --locked -p duet-agent --bin duet-agent -- -C target-feature=+crt-static)
+cp "$target/release/duet-agent" "$target/release/duet-agent.static"
+parts=$cache/$suite-$(sha256sum "$0" | cut -c 1-12)
+if [ ! -d "$parts" ]; then
+    step "Making a kernel and a disk ($suite)"
+    mkdir -p "$cache"
+    work=$(mktemp -d "$cache/making.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    make_parts "$work"
+    mv "$work" "$parts"
+fi
+step "Booting virtual machines"
+cd "$top"
+export DUET_VM_KERNEL=$parts/kernel DUET_VM_DISK=$parts/disk.img DUET_VM_AGENT=$target/release/duet-agent.static
+cargo test --release --locked -p duet-agent --test boot -- --nocapture --test-threads 1 "$@"
