@@ -33,8 +33,7 @@ make_parts() { # make_parts DIR
 
 need_rust
 install_packages qemu-system-x86 busybox-static
-(cd "$top" && as_owner cargo rustc --release --locked -p duet-agent --bin duet-agent -- -C target-feature=+crt-static)
-cp "$target/release/duet-agent" "$target/release/duet-agent.static"
+build_agent
 parts=$cache/$suite-$(sha256sum "$0" | cut -c 1-12)
 if [ ! -d "$parts" ]; then
     step "Making a kernel and a disk ($suite)"

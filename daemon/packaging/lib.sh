@@ -114,3 +114,10 @@ build_packages=(gcc libc6-dev make pkg-config)
 build_release() {
     (cd "$top" && as_owner cargo build --release --locked --bins -p duet-client -p duetd -p duet-container)
 }
+
+# The agent of virtual machines: the first program in their initramfs, so it is linked statically. It does not stay where
+# cargo puts it, because a build of the workspace puts one there that is not.
+build_agent() {
+    (cd "$top" && as_owner cargo rustc --release --locked -p duet-agent --bin duet-agent -- -C target-feature=+crt-static)
+    as_owner cp "$target/release/duet-agent" "$target/release/duet-agent.static"
+}

@@ -11,7 +11,8 @@
 //! So these work in any image, without anything installed in it. Both ends of the stream run the same engine ([`mux`]).
 //!
 //! *Building.* The program runs before there is any library, so it is linked statically. With glibc that is
-//! `cargo rustc --release -p duet-agent --bin duet-agent -- -C target-feature=+crt-static`. Nothing in it may use glibc's
+//! `cargo rustc --release -p duet-agent --bin duet-agent -- -C target-feature=+crt-static` (`build_agent` in
+//! daemon/packaging/lib.sh). Nothing in it may use glibc's
 //! name service (accounts, host names), which would load libraries of another system.
 
 pub mod agent;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use duet_agent::client::{Client, ClientError, Exec, Stdio};
 use duet_agent::mux::Link;
 use duet_agent::protocol::message::{ErrorKind, ExecRequest, ExecStatus, PtySize};
+use duet_files::{FileError, FileSession, WriteOptions};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -188,6 +189,39 @@ fn terminals_have_a_size_and_end_with_their_client() {
     let deadline = Instant::now() + SOON;
     while std::path::Path::new(&format!("/proc/{pid}")).exists() {
         assert!(Instant::now() < deadline, "the shell is still there");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn files_are_served_by_the_service_that_containers_have() {
+    if !root() {
+        return;
+    }
+    let agent = Agent::start();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    let content: Vec<u8> = (0..3_000_000_u32).map(|at| (at % 251) as u8).collect();
+    let mut session = FileSession::over(agent.client.files(SOON).unwrap()).unwrap();
+    let options = WriteOptions { mode: Some(0o640), ..WriteOptions::default() };
+    assert_eq!(session.write_from(&path, &mut &*content, &options).unwrap(), 3_000_000);
+    assert!(std::fs::read(&path).unwrap() == content);
+    let mut back = Vec::new();
+    session.read_to(&path, &mut back).unwrap();
+    assert!(back == content);
+    let stat = session.stat(&path).unwrap();
+    assert_eq!((stat.mode, stat.size), (0o640, 3_000_000));
+    assert_eq!(session.names(dir.path()).unwrap(), ["file"]);
+    assert!(matches!(session.stat(dir.path().join("no")), Err(FileError::NotFound { .. })));
+    // A second one, while the first is there; and what is dropped takes its process with it.
+    let mut other = FileSession::over(agent.client.files(SOON).unwrap()).unwrap();
+    other.remove(&path).unwrap();
+    assert!(!path.exists());
+    drop((session, other));
+    let children = format!("/proc/{0}/task/{0}/children", agent.process.id());
+    let deadline = Instant::now() + SOON;
+    while !std::fs::read_to_string(&children).unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "the service is still there");
         std::thread::yield_now();
     }
 }

@@ -15,6 +15,7 @@ use duet_agent::client::{Client, ClientError, Exec, Stdio};
 use duet_agent::initramfs;
 use duet_agent::mux::Link;
 use duet_agent::protocol::message::{ErrorKind, ExecRequest, ExecStatus, Power, PtySize};
+use duet_files::{FileSession, WriteOptions};
 
 /// Emulation is slow, and not alone on the machine.
 const BOOT: Duration = Duration::from_secs(300);
@@ -207,6 +208,7 @@ fn a_guest_boots_and_serves_from_its_first_moment_to_its_last() {
     programs(&client);
     terminal(&client, "tty | grep /dev/pts/");
     transfer(&client);
+    files(&client);
 
     // The agent is out of systemd's and of the old root's way.
     let (_, out, _) = shell(
@@ -334,6 +336,21 @@ fn terminal(client: &Client, first: &str) {
     eprintln!("{shown}");
     assert!(shown.contains("30 100"), "{shown}");
     assert_eq!(exec.wait(SOON).unwrap(), Some(ExecStatus::Code(7)));
+}
+
+fn files(client: &Client) {
+    let mut session = FileSession::over(client.files(SOON).unwrap()).unwrap();
+    let content: Vec<u8> = (0..10_000_000_u32).map(|at| (at % 251) as u8).collect();
+    let begun = Instant::now();
+    session.write_from("/srv/file", &mut &*content, &WriteOptions::default()).unwrap();
+    let mut back = Vec::new();
+    session.read_to("/srv/file", &mut back).unwrap();
+    assert!(back == content);
+    eprintln!("{} bytes into a file and out of it in {:?}", content.len(), begun.elapsed());
+    assert_eq!(session.names("/srv").unwrap(), ["file"]);
+    let mut release = Vec::new();
+    session.read_to("/etc/os-release", &mut release).unwrap();
+    assert!(String::from_utf8(release).unwrap().contains("ID=debian"));
 }
 
 /// A hundred megabytes each way, checked by hash, while another program's output is not read.

@@ -9,7 +9,6 @@
 pub mod cgroup;
 pub mod client;
 pub mod confine;
-pub mod files;
 mod inside;
 pub mod monitor;
 pub mod protocol;
@@ -20,5 +19,6 @@ pub mod stats;
 mod step;
 
 pub use client::{ClientError, MonitorClient};
+pub use duet_files as files;
 pub use runtime::{Created, MonitorBinary, StartError, Started, Starting, start};
 pub use spec::ContainerSpec;

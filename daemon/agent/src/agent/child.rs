@@ -79,6 +79,30 @@ pub(super) fn run(command: &Command, stdio: [OwnedFd; 3], terminal: bool, report
     process::exit_now(127)
 }
 
+/// Becomes the service for files: the one that a container has beside it, on a stream instead of packets. Ends with the
+/// process.
+pub(super) fn serve_files(socket: &OwnedFd, root: &OwnedFd, report: &OwnedFd) -> ! {
+    let connected = rustix::process::setsid()
+        .and_then(|_| rustix::stdio::dup2_stdin(socket))
+        .and_then(|()| rustix::stdio::dup2_stdout(root));
+    if let Err(error) = connected {
+        let error = ErrorReply::new(ErrorKind::System, format!("cannot connect the service for files: {error}"));
+        // As in `run`.
+        let _ = rustix::io::write(report, &message::encode(&error));
+        process::exit_now(127)
+    }
+    // As in `prepare`.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "0");
+    // With the report's end closed too, the agent learns that the service runs.
+    // SAFETY: as in `prepare`; the service opens its own, and the process ends by _exit(2).
+    if unsafe { process::close_all_but(u32::MAX) }.is_ok() {
+        process::reset_signals();
+        // It has told its client what went wrong, if something did.
+        let _ = duet_files::server::main();
+    }
+    process::exit_now(0)
+}
+
 /// What was being done, and why it failed.
 type Failed = (&'static str, std::io::Error);
 

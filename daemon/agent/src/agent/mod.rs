@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 
 use doors::Doors;
 pub(crate) use power::end_now;
-use program::{Program, Progress};
+use program::{Program, Progress, Streams};
 
 use crate::mux::{Engine, Event, Lost, wait};
-use crate::protocol::message::{self, Control, ErrorKind, ErrorReply, ExecRequest, Power, Reply, Request};
+use crate::protocol::message::{self, Control, ErrorKind, ErrorReply, Power, Reply, Request};
 
 /// What ps(1) shows.
 pub const NAME: &str = "@duet-agent";
@@ -193,7 +193,14 @@ impl Agent {
     fn carry_out(&mut self, channel: u32, request: Request) -> Option<Reply> {
         let done = |outcome: Result<(), ErrorReply>| outcome.map_or_else(Reply::Error, |()| Reply::Done);
         match request {
-            Request::Exec(request) => self.exec(channel, &request).err().map(Reply::Error),
+            Request::Exec(request) => {
+                let started = Program::start(Some(channel), &request);
+                started.and_then(|started| self.connect(channel, started)).err().map(Reply::Error)
+            }
+            Request::Files => {
+                let started = Program::serve_files(channel);
+                started.and_then(|started| self.connect(channel, started)).err().map(Reply::Error)
+            }
             Request::State => Some(Reply::State(Box::new(state::read(self.ready)))),
             Request::SetTime { seconds, nanoseconds } => Some(done(power::set_time(seconds, nanoseconds))),
             Request::Power(power) if power.force => {
@@ -208,12 +215,13 @@ impl Agent {
         }
     }
 
-    fn exec(&mut self, channel: u32, request: &ExecRequest) -> Result<(), ErrorReply> {
-        let Some(engine) = &mut self.engine else { return Ok(()) };
-        let (program, streams) = Program::start(Some(channel), request)?;
+    /// Connects what was started with its channel.
+    fn connect(&mut self, channel: u32, (program, streams): (Program, Streams)) -> Result<(), ErrorReply> {
         self.programs.push(program);
         for (stream, fd) in streams {
-            engine.attach(channel, stream, fd).map_err(|error| ErrorReply::new(ErrorKind::System, error))?;
+            if let Some(engine) = &mut self.engine {
+                engine.attach(channel, stream, fd).map_err(|error| ErrorReply::new(ErrorKind::System, error))?;
+            }
         }
         Ok(())
     }

@@ -41,7 +41,7 @@ pub(super) enum Progress {
 }
 
 /// The client's ends of a program's descriptors, by stream.
-type Streams = Vec<(u8, OwnedFd)>;
+pub(super) type Streams = Vec<(u8, OwnedFd)>;
 
 impl Program {
     pub fn start(channel: Option<u32>, request: &ExecRequest) -> Result<(Self, Streams), ErrorReply> {
@@ -49,6 +49,18 @@ impl Program {
             .ok_or_else(|| ErrorReply::new(ErrorKind::Invalid, "the command is empty, or contains a zero byte"))?;
         spawn(channel, request, &command)
             .map_err(|error| ErrorReply::new(ErrorKind::System, format!("the program cannot be started: {error}")))
+    }
+
+    /// Starts the service for files, which is a program like others to its client.
+    pub fn serve_files(channel: u32) -> Result<(Self, Streams), ErrorReply> {
+        spawn_files(channel).map_err(|error| {
+            ErrorReply::new(ErrorKind::System, format!("the service for files cannot be started: {error}"))
+        })
+    }
+
+    fn new(channel: Option<u32>, pid: i32, pidfd: OwnedFd, report: OwnedFd) -> io::Result<Self> {
+        let (pid, deadline) = (u32::try_from(pid).map_err(io::Error::other)?, Instant::now() + TIMEOUT);
+        Ok(Self { channel, pid, pidfd, report: Some(report), terminal: None, deadline, ended: false })
     }
 
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
@@ -162,11 +174,21 @@ fn spawn(channel: Option<u32>, request: &ExecRequest, command: &Command) -> io::
     match unsafe { process::fork_into(Namespaces::default(), None) }? {
         Fork::Child => child::run(command, stdio, terminal.is_some(), &report_theirs),
         Fork::Parent { pid, pidfd } => {
-            let pid = u32::try_from(pid).map_err(io::Error::other)?;
-            let deadline = Instant::now() + TIMEOUT;
-            let report = Some(report);
-            Ok((Program { channel, pid, pidfd, report, terminal, deadline, ended: false }, streams))
+            Ok((Program { terminal, ..Program::new(channel, pid, pidfd, report)? }, streams))
         }
+    }
+}
+
+fn spawn_files(channel: u32) -> io::Result<(Program, Streams)> {
+    let (report, report_theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+    socket::set_nonblocking(&report, true)?;
+    let (ours, theirs) = socket::stream_pair()?;
+    let root = rustix::fs::open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let streams = vec![(STDIN, ours.try_clone()?), (STDOUT, ours)];
+    // SAFETY: the agent has a single thread.
+    match unsafe { process::fork_into(Namespaces::default(), None) }? {
+        Fork::Child => child::serve_files(&theirs, &root, &report_theirs),
+        Fork::Parent { pid, pidfd } => Ok((Program::new(Some(channel), pid, pidfd, report)?, streams)),
     }
 }
 

@@ -149,13 +149,6 @@ impl Worker {
                     return Ending::Lost(why);
                 }
             }
-            let Some(shared) = self.shared.upgrade() else { return Ending::Dropped };
-            let commands = std::mem::take(&mut shared.queue().commands);
-            drop(shared);
-            for command in commands {
-                self.carry_out(command);
-            }
-            // What was just said is in the outbox, which the wait asks about.
             let ready = match wait(Some(&self.engine), &[self.wake.as_fd()], None) {
                 Ok(ready) => ready,
                 Err(error) => return Ending::Lost(error.to_string()),
@@ -164,6 +157,13 @@ impl Worker {
                 let mut count = [0; 8];
                 // It is empty only if it was read already, which no one else does.
                 let _ = rustix::io::read(&self.wake, &mut count);
+            }
+            let Some(shared) = self.shared.upgrade() else { return Ending::Dropped };
+            let commands = std::mem::take(&mut shared.queue().commands);
+            drop(shared);
+            // Before what is read from descriptors, so that who resizes a terminal and then types does so in this order.
+            for command in commands {
+                self.carry_out(command);
             }
             if let Err(lost) = self.engine.progress(&ready.engine, &mut events) {
                 // What came before the end is still told.

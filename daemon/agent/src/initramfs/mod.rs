@@ -8,6 +8,7 @@
 //! in the modules is for the guest's kernel to judge.
 
 mod cpio;
+mod elf;
 mod modules;
 mod source;
 
@@ -50,12 +51,17 @@ pub enum InitramfsError {
     /// A file of the kernel's is larger than any is.
     #[error("{path:?} of the kernel is larger than {limit} bytes")]
     TooLarge { path: PathBuf, limit: usize },
-    /// The modules, or the agent, are more than fit.
+    /// The modules are more than fit.
     #[error("the modules that the kernel needs for its root are too many")]
     TooMany,
     /// The kernel cannot be used.
     #[error("the kernel has no {0}, neither built in nor as a module: it cannot reach its root")]
     Missing(String),
+    /// The agent cannot run before there are libraries.
+    #[error(
+        "the agent's program is not a statically linked one for this kind of processor: it cannot be the first program"
+    )]
+    Agent,
     /// The archive cannot be written.
     #[error("the initramfs cannot be written: {0}")]
     Write(#[from] io::Error),
@@ -74,8 +80,8 @@ pub fn write(
     filesystem: &str,
     out: impl Write,
 ) -> Result<Vec<String>, InitramfsError> {
-    if agent.len() > MAX_AGENT {
-        return Err(InitramfsError::TooMany);
+    if agent.len() > MAX_AGENT || !elf::is_static(agent) {
+        return Err(InitramfsError::Agent);
     }
     let source = Source::new(root.as_fd(), modules);
     let known = Modules::parse(&source.text("modules.dep")?, &source.text("modules.builtin")?);

@@ -5,6 +5,14 @@ use std::process::{Command, Stdio};
 
 use super::*;
 
+/// What looks like a static program: a header that tells of no other.
+const AGENT: &[u8; 64] = &{
+    let mut header = *b"\x7fELF\x02\x01__________________________________________________________";
+    header[56] = 0;
+    header[57] = 0;
+    header
+};
+
 const RELEASE: &str = "lib/modules/6.1.0-test";
 
 /// A root with a kernel's modules, packed in every way; /lib is a link, as in all images.
@@ -37,7 +45,7 @@ fn kernel() -> tempfile::TempDir {
 fn make(root: &tempfile::TempDir, filesystem: &str) -> Result<(Vec<u8>, Vec<String>), InitramfsError> {
     let dir = File::open(root.path()).unwrap();
     let mut out = Vec::new();
-    let modules = write(b"the agent", &dir, Path::new(RELEASE), filesystem, &mut out)?;
+    let modules = write(AGENT, &dir, Path::new(RELEASE), filesystem, &mut out)?;
     Ok((out, modules))
 }
 
@@ -60,7 +68,7 @@ fn an_initramfs_holds_the_agent_and_the_modules() {
     cpio.stdin.take().unwrap().write_all(&archive).unwrap();
     assert!(cpio.wait().unwrap().success());
     let read = |name: &str| fs::read_to_string(unpacked.path().join(name)).unwrap();
-    assert_eq!(read("init"), "the agent");
+    assert_eq!(read("init").as_bytes(), AGENT);
     assert_eq!(read("modules/list"), "virtio.ko\nvirtio_pci.ko\nvirtio_blk.ko\nvirtio_rng.ko\n");
     for module in modules {
         assert_eq!(read(&format!("modules/{module}.ko")), format!("module {module}"));
@@ -95,6 +103,15 @@ fn nothing_of_the_host_is_read_and_no_device_opened() {
     fs::remove_file(&module).unwrap();
     rustix::fs::mknodat(rustix::fs::CWD, &module, rustix::fs::FileType::Fifo, 0o644.into(), 0).unwrap();
     refused("a pipe that nobody writes to");
+}
+
+#[test]
+fn an_agent_that_needs_libraries_is_refused() {
+    let (root, mut out) = (kernel(), Vec::new());
+    let dir = File::open(root.path()).unwrap();
+    let shell = fs::read("/bin/sh").unwrap();
+    assert!(matches!(write(&shell, &dir, Path::new(RELEASE), "ext4", &mut out), Err(InitramfsError::Agent)));
+    assert!(out.is_empty());
 }
 
 #[test]

@@ -112,12 +112,15 @@ struct Channel {
     outgoing: [Option<Outgoing>; 3],
     /// The other side has closed it; it stays until what came is written.
     closing: bool,
+    /// The turn in which it last said something. What it sends after that is not written before that was heard, so that
+    /// who resizes a terminal and then types sees it resized.
+    spoke: Option<usize>,
 }
 
 impl Channel {
     fn new(side: Side) -> Self {
         let incoming = [0, 1, 2].map(|stream| (!side.sends(stream)).then(Incoming::new));
-        Self { incoming, outgoing: [None, None, None], closing: false }
+        Self { incoming, outgoing: [None, None, None], closing: false, spoke: None }
     }
 }
 
@@ -370,16 +373,23 @@ impl Engine {
         let Some(channel) = self.channels.get_mut(&number).filter(|channel| !channel.closing) else { return Ok(()) };
         match frame {
             Frame::Open(_) => {}
-            Frame::Message(message) => events.push(Event::Message(number, message.to_vec())),
+            Frame::Message(message) => {
+                channel.spoke = Some(self.turn);
+                events.push(Event::Message(number, message.to_vec()));
+            }
             Frame::Data(stream, bytes) => {
                 let incoming = channel.incoming[usize::from(stream)].as_mut().ok_or(Violation::Stream(stream))?;
                 incoming.take(bytes)?;
-                self.drain(number, stream);
+                if channel.spoke != Some(self.turn) {
+                    self.drain(number, stream);
+                }
             }
             Frame::End(stream) => {
                 let incoming = channel.incoming[usize::from(stream)].as_mut().ok_or(Violation::Stream(stream))?;
                 incoming.end();
-                self.drain(number, stream);
+                if channel.spoke != Some(self.turn) || incoming.drained() {
+                    self.drain(number, stream);
+                }
             }
             Frame::Credit(stream, bytes) => {
                 if !self.side.sends(stream) {

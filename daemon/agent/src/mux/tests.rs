@@ -116,6 +116,28 @@ fn what_was_sent_before_a_close_is_still_written() {
 }
 
 #[test]
+fn what_is_said_is_heard_before_what_is_sent_after_it() {
+    let mut pair = Pair::new();
+    let channel = pair.host.open(b"{}").unwrap();
+    pair.settle();
+    let (mut reader, to) = UnixStream::pair().unwrap();
+    reader.set_nonblocking(true).unwrap();
+    pair.guest.attach(channel, 0, to.into()).unwrap();
+    let mut bytes = Vec::new();
+    frame::encode(channel, Frame::Message(b"{}"), &mut bytes);
+    frame::encode(channel, Frame::Data(0, b"x"), &mut bytes);
+    frame::encode(channel, Frame::End(0), &mut bytes);
+    let mut events = Vec::new();
+    pair.guest.feed(&bytes, &mut events).unwrap();
+    assert_eq!(events, [Event::Message(channel, b"{}".to_vec())]);
+    assert_eq!(reader.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    pair.settle();
+    let mut all = Vec::new();
+    reader.read_to_end(&mut all).unwrap();
+    assert_eq!(all, b"x");
+}
+
+#[test]
 fn channels_are_limited_and_given_back() {
     let mut pair = Pair::new();
     let channels: Vec<_> = (0..MAX_CHANNELS).map(|_| pair.host.open(b"{}").unwrap()).collect();

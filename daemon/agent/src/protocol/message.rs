@@ -7,12 +7,16 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// What a channel is opened for. Each gets one [`Reply`]; [`Request::Exec`] gets [`Reply::Exited`] as a second one.
+/// What a channel is opened for. Each gets one [`Reply`]; [`Request::Exec`] and
+/// [`Request::Files`] get [`Reply::Exited`] as a second one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Request {
     /// Run a program. -> [`Reply::Started`]
     Exec(ExecRequest),
+    /// Serve the guest's files on the channel, by the protocol of [`duet_files`]: what the client says is standard input, what
+    /// the service says is standard output. -> [`Reply::Started`]
+    Files,
     /// -> [`Reply::State`]
     State,
     /// Shut down. -> [`Reply::Done`] once it has begun, and for [`Power::force`] nothing more.

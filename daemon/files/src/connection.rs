@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::error::{FileError, Result};
 use super::protocol::{MAX_PACKET, Op, Reply, Request, Response, Setup, VERSION};
-use super::server::send;
+use super::wire::Wire;
 
 /// How many requests of a bulk transfer are under way at once, so that neither side waits for the other's turn.
 pub(super) const WINDOW: usize = 4;
@@ -25,7 +25,7 @@ const GRACE: Duration = Duration::from_millis(500);
 /// A running service.
 #[derive(Debug)]
 pub(super) struct Connection {
-    socket: OwnedFd,
+    wire: Wire,
     service: Service,
     /// The pidfd of the container's init, to tell why a session ended.
     init: Option<OwnedFd>,
@@ -70,9 +70,20 @@ impl Connection {
             .stdout(Stdio::from(passed))
             .spawn()
             .map_err(failed)?;
+        let wire = Wire::new(ours).map_err(|errno| failed(errno.into()))?;
+        Self::begin(wire, Service(Some(child)), init, setup, timeout)
+    }
+
+    /// Speaks with a service that runs already, at the other end of a stream socket.
+    pub fn over(socket: OwnedFd, setup: &Setup, timeout: Duration) -> Result<Self> {
+        let wire = Wire::new(socket).map_err(|errno| FileError::Protocol(format!("no socket: {errno}")))?;
+        Self::begin(wire, Service(None), None, setup, timeout)
+    }
+
+    fn begin(wire: Wire, service: Service, init: Option<OwnedFd>, setup: &Setup, timeout: Duration) -> Result<Self> {
         let mut connection = Self {
-            socket: ours,
-            service: Service(Some(child)),
+            wire,
+            service,
             init,
             next_request: 1,
             next_answer: 0,
@@ -101,15 +112,11 @@ impl Connection {
     pub fn receive(&mut self, path: &Path) -> Result<(Reply, &[u8])> {
         self.usable()?;
         let deadline = Instant::now() + self.timeout;
-        match socket::wait_readable(&self.socket, deadline) {
-            Ok(true) => {}
-            Ok(false) => return Err(self.give_up(Broken::TimedOut(self.timeout))),
-            Err(_) => return Err(self.give_up(Broken::Ended)),
-        }
-        let length = match socket::receive(&self.socket, &mut self.buffer) {
-            Ok(packet) if packet.len == 0 => return Err(self.give_up(Broken::Ended)),
-            Ok(packet) if packet.truncated => return self.nonsense(&"an oversized packet"),
-            Ok(packet) => packet.len,
+        let length = match self.wire.receive(&mut self.buffer, Some(deadline)) {
+            Ok(0) => return Err(self.give_up(Broken::Ended)),
+            Ok(length) => length,
+            Err(Errno::TIMEDOUT) => return Err(self.give_up(Broken::TimedOut(self.timeout))),
+            Err(Errno::MSGSIZE) => return self.nonsense(&"an oversized packet"),
             Err(_) => return Err(self.give_up(Broken::Ended)),
         };
         let Some((head, data)) = split(length, &self.buffer) else { return self.nonsense(&"a broken packet") };
@@ -159,10 +166,10 @@ impl Connection {
             return Err(self.give_up(Broken::Ended));
         }
         // A service that hangs takes nothing in, and the buffer fills.
-        let sent = sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Send, Some(self.timeout))
-            .and_then(|()| send(&self.socket, head, data));
+        let sent = sockopt::set_socket_timeout(&self.wire, sockopt::Timeout::Send, Some(self.timeout))
+            .and_then(|()| self.wire.send(head, data, Some(Instant::now() + self.timeout)));
         sent.map_err(|errno| match errno {
-            Errno::AGAIN => self.give_up(Broken::TimedOut(self.timeout)),
+            Errno::AGAIN | Errno::TIMEDOUT => self.give_up(Broken::TimedOut(self.timeout)),
             Errno::MSGSIZE => FileError::Protocol("a refusal of an oversized request".to_owned()),
             _ => self.give_up(Broken::Ended),
         })

@@ -1,6 +1,6 @@
 //! The daemon's end of a session: one method per operation.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -91,6 +91,16 @@ impl FileSession {
         let setup = Setup { version: VERSION, subject, id_limit };
         let connection = Connection::start(program, passed, init, &setup, TIMEOUT)?;
         Ok(Self { connection })
+    }
+
+    /// Begins a session with a service that runs already and serves the whole of where it runs, as a virtual machine's agent
+    /// starts one. The socket is a stream.
+    ///
+    /// # Errors
+    /// [`FileError::Setup`] when the service can't begin, [`FileError::SessionLost`] and [`FileError::TimedOut`].
+    pub fn over(socket: OwnedFd) -> Result<Self> {
+        let setup = Setup { version: VERSION, subject: Subject::Root, id_limit: None };
+        Ok(Self { connection: Connection::over(socket, &setup, TIMEOUT)? })
     }
 
     /// Sets how long one answer may take.

@@ -7,8 +7,8 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use super::{Failure, Outcome};
-use crate::files::path::WirePath;
-use crate::files::protocol::FailureKind;
+use crate::path::WirePath;
+use crate::protocol::FailureKind;
 
 /// How often a lookup is repeated that the kernel broke off because something was renamed while it went through `..`
 /// (openat2(2), EAGAIN). A container that renames without pause can make it fail, for itself only.

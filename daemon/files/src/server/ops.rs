@@ -14,8 +14,8 @@ use super::handles::{Handles, Open};
 use super::remove;
 use super::resolve::{Last, Root, open_child};
 use super::{Failure, Outcome};
-use crate::files::path::WirePath;
-use crate::files::protocol::{
+use crate::path::WirePath;
+use crate::protocol::{
     Changes, DirEntry, FailureKind, FileKind, MAX_BATCH, MAX_DATA, Op, OpenFlags, Owner, Reply, Space,
 };
 

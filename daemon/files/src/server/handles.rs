@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::Dir;
 
 use super::{Failure, Outcome};
-use crate::files::protocol::FailureKind;
+use crate::protocol::FailureKind;
 
 /// How many files and directories one session may have open.
 const MAX_OPEN: usize = 256;

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::enter::descriptor_name;
 use super::{Failure, Outcome};
-use crate::files::protocol::{Changes, FailureKind, FileKind, Owner, Stat, Time};
+use crate::protocol::{Changes, FailureKind, FileKind, Owner, Stat, Time};
 
 /// All bits that chmod(2) sets.
 const MODE_BITS: u32 = 0o7777;

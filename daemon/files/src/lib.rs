@@ -1,4 +1,4 @@
-//! A container's files, seen from outside: push, pull, list and SFTP, however hostile the container.
+//! An instance's files, seen from outside: push, pull, list and SFTP, however hostile the instance.
 //!
 //! The daemon never touches those files itself. It starts `duet-monitor files`, a process that gives up everything but the
 //! container's own rights before it looks at the first path, and speaks with it over a socket pair.
@@ -23,6 +23,8 @@
 //! which a thread of its own waits for: it must not hold a stopped container's root mounted, not even while an operation
 //! hangs in a filesystem that the container itself serves.
 //!
+//! In a virtual machine the same service is run by its agent, at the other end of a stream ([`FileSession::over`]).
+//!
 //! The shape of the operations is SFTP's. Rejected: handing file descriptors to the daemon (its reads would then happen
 //! with the host's rights, and could hang it), and a thread of the daemon joining the namespaces (a user namespace can't
 //! be joined by one thread of many).
@@ -34,6 +36,7 @@ mod path;
 pub mod protocol;
 pub mod server;
 mod transfer;
+mod wire;
 
 pub use client::{FileSession, Handle, Opened, Target};
 pub use error::{FileError, Result};

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use super::resolve::{Place, open_child};
 use super::{Failure, Outcome};
-use crate::files::protocol::FailureKind;
+use crate::protocol::FailureKind;
 
 /// After this a slice ends, if it has removed anything.
 const SLICE: Duration = Duration::from_millis(500);

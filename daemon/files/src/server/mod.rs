@@ -10,16 +10,16 @@ mod ops;
 mod remove;
 mod resolve;
 
-use std::io::{self, IoSlice, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
-use duet_sys::{process, socket};
+use duet_sys::process;
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use serde::Deserialize;
 
 use super::protocol::{FailureKind, MAX_PACKET, Op, Reply, Request, Response, Setup, VERSION};
+use super::wire::Wire;
 
 /// Runs the service until its client or its container is gone.
 ///
@@ -27,18 +27,19 @@ use super::protocol::{FailureKind, MAX_PACKET, Op, Reply, Request, Response, Set
 /// single one.
 #[must_use]
 pub fn main() -> ExitCode {
-    let (socket, subject) = match enter::take_descriptors() {
-        Ok(pair) => pair,
-        Err(errno) => {
-            let what = "descriptors 0 and 1 must be a socket and what to serve";
-            let _ = writeln!(io::stderr(), "duet-monitor files: {what}: {errno}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let mut channel = Channel { socket, buffer: vec![0; MAX_PACKET].into_boxed_slice() };
+    let (wire, subject) =
+        match enter::take_descriptors().and_then(|(socket, subject)| Ok((Wire::new(socket)?, subject))) {
+            Ok(pair) => pair,
+            Err(errno) => {
+                let what = "descriptors 0 and 1 must be a socket and what to serve";
+                let _ = writeln!(io::stderr(), "duet-monitor files: {what}: {errno}");
+                return ExitCode::FAILURE;
+            }
+        };
+    let mut channel = Channel { wire, buffer: vec![0; MAX_PACKET].into_boxed_slice() };
     let begun = channel.setup().and_then(|setup| {
         let entered = enter::enter(&setup, subject)?;
-        watch(&channel.socket, entered.subject)?;
+        watch(&channel.wire, entered.subject)?;
         Ok(ops::Service::new(entered.root, entered.descriptors, setup.id_limit))
     });
     match begun {
@@ -92,9 +93,9 @@ impl From<Errno> for Failure {
 /// Waits, in a thread of its own, for the client or the container's init to go, and then ends the process at once.
 ///
 /// Nothing is lost by that: every operation that was answered is done. And the thread that works may be stuck.
-fn watch(socket: &OwnedFd, subject: Option<OwnedFd>) -> Outcome<()> {
+fn watch(wire: &Wire, subject: Option<OwnedFd>) -> Outcome<()> {
     use rustix::event::{PollFd, PollFlags, poll};
-    let socket = socket.try_clone().map_err(|_| Failure::setup("watch the client")(Errno::MFILE))?;
+    let socket = wire.as_fd().try_clone_to_owned().map_err(|_| Failure::setup("watch the client")(Errno::MFILE))?;
     let wait = move || {
         loop {
             // No events are asked for of the socket: the kernel always reports a hang-up. A pidfd becomes readable when its
@@ -114,7 +115,7 @@ fn watch(socket: &OwnedFd, subject: Option<OwnedFd>) -> Outcome<()> {
 
 /// The socket, and room for the packet being worked on.
 struct Channel {
-    socket: OwnedFd,
+    wire: Wire,
     buffer: Box<[u8]>,
 }
 
@@ -127,10 +128,10 @@ struct Identified {
 impl Channel {
     /// The next packet: where its data begins and where it ends. `None` when the client is gone or talks nonsense.
     fn receive(&mut self) -> Option<(usize, usize)> {
-        let packet = socket::receive(&self.socket, &mut self.buffer).ok()?;
+        let length = self.wire.receive(&mut self.buffer, None).ok()?;
         let head = u32::from_le_bytes(self.buffer.get(..4)?.try_into().ok()?) as usize;
         let data = head.checked_add(4)?;
-        (packet.len >= data && !packet.truncated).then_some((data, packet.len))
+        (length >= data).then_some((data, length))
     }
 
     fn setup(&mut self) -> Outcome<Setup> {
@@ -145,8 +146,8 @@ impl Channel {
             let answered = match serde_json::from_slice::<Request>(head) {
                 Ok(Request { id, op: Op::Read { handle, offset, length } }) => {
                     match service.read(handle, offset, length) {
-                        Ok(data) => answer(&self.socket, id, Reply::Data, data),
-                        Err(failure) => answer(&self.socket, id, failure.into_reply(), &[]),
+                        Ok(data) => answer(&self.wire, id, Reply::Data, data),
+                        Err(failure) => answer(&self.wire, id, failure.into_reply(), &[]),
                     }
                 }
                 Ok(Request { id, op }) => {
@@ -169,24 +170,11 @@ impl Channel {
     }
 
     fn answer(&self, id: u64, reply: Reply, data: &[u8]) -> Result<(), Errno> {
-        answer(&self.socket, id, reply, data)
+        answer(&self.wire, id, reply, data)
     }
 }
 
-fn answer(socket: &OwnedFd, id: u64, reply: Reply, data: &[u8]) -> Result<(), Errno> {
+fn answer(wire: &Wire, id: u64, reply: Reply, data: &[u8]) -> Result<(), Errno> {
     let head = serde_json::to_vec(&Response { id, reply }).map_err(|_| Errno::PROTO)?;
-    send(socket.as_fd(), &head, data)
-}
-
-/// Sends one packet of the protocol.
-pub(super) fn send(socket: impl AsFd, head: &[u8], data: &[u8]) -> Result<(), Errno> {
-    let length = u32::try_from(head.len()).map_err(|_| Errno::MSGSIZE)?.to_le_bytes();
-    let parts = [IoSlice::new(&length), IoSlice::new(head), IoSlice::new(data)];
-    loop {
-        match sendmsg(&socket, &parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL) {
-            Ok(_) => return Ok(()),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
+    wire.send(&head, data, None)
 }

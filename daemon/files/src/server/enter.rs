@@ -10,7 +10,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::{Failure, Outcome};
-use crate::files::protocol::{Setup, Subject, VERSION};
+use crate::protocol::{Setup, Subject, VERSION};
 
 /// What a root that only works on files needs. Not among them, though harmless in the container's own hands: anything that
 /// reaches processes (SYS_PTRACE, KILL), the kernel (SYS_ADMIN), devices (MKNOD) or files by number (DAC_READ_SEARCH). The
