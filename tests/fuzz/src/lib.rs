@@ -6,7 +6,7 @@
 
 mod targets;
 
-pub use targets::{archive, config, devices, files, filter, metadata, monitor, squashfs, tar};
+pub use targets::{agent, archive, config, devices, files, filter, metadata, monitor, squashfs, tar};
 
 /// A function to fuzz.
 pub struct Target {
@@ -20,6 +20,7 @@ pub struct Target {
 
 /// All there are.
 pub const TARGETS: &[Target] = &[
+    Target { name: "agent", run: agent::run, seeds: agent::seeds },
     Target { name: "archive", run: archive::run, seeds: archive::seeds },
     Target { name: "squashfs", run: squashfs::run, seeds: squashfs::seeds },
     Target { name: "tar", run: tar::run, seeds: tar::seeds },

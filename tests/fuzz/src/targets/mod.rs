@@ -1,5 +1,6 @@
 //! One file for each target.
 
+pub mod agent;
 pub mod archive;
 pub mod config;
 pub mod devices;
