@@ -17,7 +17,7 @@ UNITS     = duetd.service duetd.socket duet-instances.service
 CONFIGS   = sysctl sysusers tmpfiles
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart build deb test test-host host-shell fuzz lint bench install uninstall clean
+.PHONY: help quickstart build deb test test-host test-vm host-shell fuzz lint bench install uninstall clean
 
 help: ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -36,6 +36,9 @@ test: ## install what the tests need and run every test (as root)
 
 test-host: ## check the built programs on a whole Debian machine in software, T=name for one file of checks (as root)
 	@tests/host/run.sh
+
+test-vm: ## boot virtual machines with our initramfs and agent in software, ARGS=name for one test (as root)
+	@tests/vm.sh $(ARGS)
 
 host-shell: ## a root shell on such a machine, which is gone when it is left (as root)
 	@tests/host/shell.sh

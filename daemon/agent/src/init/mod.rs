@@ -70,12 +70,39 @@ fn boot() -> Result<Infallible, Failure> {
             Err(error) => return Err(format!("{kind} cannot be mounted on {target}: {error}")),
         }
     }
+    furnish_dev();
     let line = CommandLine::read().map_err(saying("the kernel's command line cannot be read"))?;
     modules::load_all(Path::new(MODULES));
     root::mount_root(&line, Path::new(NEW_ROOT))?;
     switch::switch_root(Path::new(NEW_ROOT))?;
     switch::start_agent()?;
     switch::become_init(line.init.as_deref())
+}
+
+/// Completes /dev as a container's is, for images whose init leaves that to who runs it. An init that makes these things itself
+/// leaves what is there.
+fn furnish_dev() {
+    for (target, name) in [
+        ("/proc/self/fd", "fd"),
+        ("/proc/self/fd/0", "stdin"),
+        ("/proc/self/fd/1", "stdout"),
+        ("/proc/self/fd/2", "stderr"),
+    ] {
+        if let Err(error) = std::os::unix::fs::symlink(target, Path::new("/dev").join(name)) {
+            warn(&format!("/dev/{name} cannot be made: {error}"));
+        }
+    }
+    // Those that systemd has (its src/shared/mount-setup.c); group 5 is tty.
+    let nosuid = MountFlags::NOSUID;
+    for (kind, target, flags, options) in [
+        ("devpts", "/dev/pts", nosuid | MountFlags::NOEXEC, c"mode=620,gid=5,ptmxmode=000"),
+        ("tmpfs", "/dev/shm", nosuid | MountFlags::NODEV, c"mode=1777"),
+    ] {
+        let made = std::fs::create_dir(target).and_then(|()| Ok(mount(kind, target, kind, flags, options)?));
+        if let Err(error) = made {
+            warn(&format!("{target} cannot be made: {error}"));
+        }
+    }
 }
 
 fn saying<E: Display>(what: &str) -> impl FnOnce(E) -> Failure {

@@ -407,6 +407,11 @@ impl Engine {
                     self.outbox.frame(number, Frame::End(stream));
                 }
             }
+            // Nobody is left who would have what is still to be written to a program.
+            Frame::Close if self.side == Side::Guest => {
+                self.channels.remove(&number);
+                events.push(Event::Closed(number));
+            }
             Frame::Close => {
                 channel.closing = true;
                 channel.outgoing = [None, None, None];

@@ -1,3 +1,4 @@
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -148,6 +149,26 @@ fn channels_are_limited_and_given_back() {
     }
     pair.settle();
     assert!(pair.host.open(b"{}").is_some());
+}
+
+#[test]
+fn a_program_that_does_not_read_keeps_no_channel() {
+    let mut pair = Pair::new();
+    let kept: Vec<_> = (0..MAX_CHANNELS * 2)
+        .map(|_| {
+            let channel = pair.host.open(b"{}").unwrap();
+            pair.settle();
+            let (unread, to) = pipe();
+            pair.guest.attach(channel, 0, to).unwrap();
+            pair.host.attach(channel, 0, File::open("/dev/zero").unwrap().into()).unwrap();
+            pair.settle();
+            pair.host.close(channel);
+            pair.settle();
+            unread
+        })
+        .collect();
+    assert_eq!(kept.len(), MAX_CHANNELS * 2);
+    assert!(pair.guest.channels.is_empty() && pair.host.channels.is_empty());
 }
 
 #[test]
