@@ -118,6 +118,7 @@ build_release() {
 # The agent of virtual machines: the first program in their initramfs, so it is linked statically. It does not stay where
 # cargo puts it, because a build of the workspace puts one there that is not.
 build_agent() {
-    (cd "$top" && as_owner cargo rustc --release --locked -p duet-agent --bin duet-agent -- -C target-feature=+crt-static)
+    (cd "$top" && as_owner cargo rustc --release --locked -p duet-agent --bin duet-agent -- \
+        -C target-feature=+crt-static -C strip=symbols)
     as_owner cp "$target/release/duet-agent" "$target/release/duet-agent.static"
 }
