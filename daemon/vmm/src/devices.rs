@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use kvm_ioctls::VmFd;
 
+use crate::image::Layer;
 use crate::layout;
 use crate::machine::{Inherited, MachineError, host_failed};
 use crate::memory::Memory;
 use crate::pci::msix::Msix;
 use crate::pci::{Bus, window};
 use crate::routes::Routes;
-use crate::spec::DeviceSpec;
+use crate::spec::{DeviceSpec, LayerSpec};
 use crate::virtio::Device;
 use crate::virtio::balloon::{self, Balloon};
 use crate::virtio::block::Block;
@@ -33,10 +34,13 @@ pub fn make(
     cpus: u8,
 ) -> Result<Box<dyn Device>, MachineError> {
     Ok(match spec {
-        DeviceSpec::Disk { file, read_only, name } => Box::new(
-            Block::new(inherited.take(*file)?, *read_only, name, cpus)
-                .map_err(host_failed("find out the size of a disk"))?,
-        ),
+        DeviceSpec::Disk { file, format, backing, read_only, name } => {
+            let top = LayerSpec { file: *file, format: *format };
+            let layers = std::iter::once(&top)
+                .chain(backing)
+                .map(|layer| Ok(Layer { file: inherited.take(layer.file)?, format: layer.format }));
+            Box::new(Block::new(layers.collect::<Result<_, MachineError>>()?, *read_only, name, cpus)?)
+        }
         DeviceSpec::Nic { tap, mac, mtu, vhost } => {
             let vhost = vhost.map(|fd| inherited.take(fd)).transpose()?;
             Box::new(Net::new(inherited.take(*tap)?, *mac, *mtu, vhost).map_err(host_failed("use a tap"))?)

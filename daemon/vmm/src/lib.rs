@@ -21,6 +21,7 @@ pub mod control;
 pub mod cpuid;
 pub mod devices;
 pub mod events;
+pub mod image;
 pub mod layout;
 pub mod machine;
 pub mod memory;

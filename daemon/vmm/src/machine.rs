@@ -15,6 +15,7 @@ use crate::board::{Board, lock};
 use crate::boot::{self, BootError};
 use crate::confine::{self, ConfineError};
 use crate::cpuid::Features;
+use crate::image::ImageError;
 use crate::memory::{self, Memory, MemoryError};
 use crate::power::{Ending, Power};
 use crate::spec::{Fd, JailSpec, SerialSpec, Spec, SpecError};
@@ -33,6 +34,9 @@ pub enum MachineError {
     /// No kernel.
     #[error("{0}")]
     Boot(#[from] BootError),
+    /// A disk.
+    #[error("{0}")]
+    Image(#[from] ImageError),
     /// A CPU.
     #[error("{0}")]
     Vcpu(#[from] VcpuError),

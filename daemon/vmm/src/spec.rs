@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::image::Format;
 use crate::layout;
 
 /// A descriptor that the process inherited, but not the standard error.
@@ -80,6 +81,13 @@ pub enum DeviceSpec {
     Disk {
         /// A file or block device with the disk's contents, open for reading and, unless `read_only`, for writing.
         file: Fd,
+        /// How the file is to be read.
+        #[serde(default)]
+        format: Format,
+        /// What lies below a qcow2 file, if it has a backing file: from there on down, each open for reading. All of
+        /// the disk has at most [`MAX_LAYERS`](crate::image::MAX_LAYERS) layers.
+        #[serde(default)]
+        backing: Vec<LayerSpec>,
         /// Whether the guest may only read.
         #[serde(default)]
         read_only: bool,
@@ -115,6 +123,16 @@ pub enum DeviceSpec {
     Balloon,
 }
 
+/// A layer of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerSpec {
+    /// A file or block device.
+    pub file: Fd,
+    /// How it is to be read.
+    pub format: Format,
+}
+
 fn ethernet() -> u16 {
     1500
 }
@@ -146,7 +164,9 @@ impl SerialSpec {
 impl DeviceSpec {
     fn descriptors(&self) -> Vec<Fd> {
         match self {
-            Self::Disk { file, .. } => vec![*file],
+            Self::Disk { file, backing, .. } => {
+                [*file].into_iter().chain(backing.iter().map(|layer| layer.file)).collect()
+            }
             Self::Nic { tap, vhost, .. } => vhost.iter().chain([tap]).copied().collect(),
             Self::Console(ends) => ends.descriptors().collect(),
             Self::Vsock { socket, .. } => vec![*socket],

@@ -1,18 +1,17 @@
-//! The block device (virtio 1.2, 5.2): a file or a host's block device as a disk. Each queue has a thread that does one
-//! request after the other; a guest with several CPUs has several queues.
+//! The block device (virtio 1.2, 5.2): an [`Image`] of the host's as a disk. Each queue has a thread that does one request
+//! after the other; a guest with several CPUs has several queues.
 
-use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::sync::Arc;
 
 use rustix::event::PollFlags;
-use rustix::fs::FallocateFlags;
 use virtio_queue::QueueT;
 
 use super::buffers::Buffers;
 use super::queue::{Chain, Served};
 use super::{Device, Driver, Thread, Worker};
 use crate::events::borrow;
+use crate::image::{Image, ImageError, Layer};
 
 /// The unit of all of a driver's numbers in bytes.
 const SECTOR: u64 = 512;
@@ -69,7 +68,7 @@ impl From<io::Result<()>> for Outcome {
 /// A disk.
 #[derive(Debug)]
 struct Disk {
-    file: File,
+    image: Image,
     sectors: u64,
     read_only: bool,
     name: [u8; NAME],
@@ -83,18 +82,19 @@ pub struct Block {
 }
 
 impl Block {
-    /// A disk whose contents are `file`'s. What is not a whole sector at its end is not seen. `name` is what Linux has in
+    /// A disk of these layers, top first. What is not a whole sector at its end is not seen. `name` is what Linux has in
     /// /dev/disk/by-id after "virtio-", of which 20 bytes are told. There is a queue for each of so many CPUs, but no more
     /// than [`MOST_QUEUES`].
     ///
     /// # Errors
-    /// If its size cannot be found out.
-    pub fn new(mut file: File, read_only: bool, name: &str, cpus: u8) -> io::Result<Self> {
-        let sectors = file.seek(SeekFrom::End(0))? / SECTOR;
+    /// If the layers are no disk.
+    pub fn new(layers: Vec<Layer>, read_only: bool, name: &str, cpus: u8) -> Result<Self, ImageError> {
+        let (image, size) = Image::open(layers, read_only)?;
+        let sectors = size / SECTOR;
         let mut told = [0; NAME];
         told.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
         let queues = vec![QUEUE_SIZE; usize::from(cpus).clamp(1, MOST_QUEUES)];
-        Ok(Self { disk: Arc::new(Disk { file, sectors, read_only, name: told }), queues })
+        Ok(Self { disk: Arc::new(Disk { image, sectors, read_only, name: told }), queues })
     }
 }
 
@@ -136,6 +136,8 @@ impl Device for Block {
                 while stop.wait([(borrow(&queue.kick), PollFlags::IN)]).is_some() {
                     queue.drain(&memory, |chain| disk.serve(chain));
                 }
+                // The process may end next. Whoever relies on what was written has flushed it.
+                let _ = disk.image.settle();
             })?);
         }
         Ok(Box::new(threads))
@@ -164,14 +166,14 @@ impl Disk {
         let (kind, sector) = (u32::from_le_bytes([a, b, c, d]), u64::from_le_bytes(sector));
         match kind {
             request::READ => match self.place(sector, writable.len()) {
-                Some(offset) => writable.fill_at(&self.file, offset).into(),
+                Some(offset) => self.image.read(writable, offset).into(),
                 None => Outcome::Failed,
             },
             request::WRITE if !self.read_only => match self.place(sector, readable.len()) {
-                Some(offset) => readable.store_at(&self.file, offset).into(),
+                Some(offset) => self.image.write(readable, offset).into(),
                 None => Outcome::Failed,
             },
-            request::FLUSH => self.file.sync_data().into(),
+            request::FLUSH => self.image.flush().into(),
             request::NAME => {
                 writable.write(&self.name);
                 Outcome::Done
@@ -206,24 +208,19 @@ impl Disk {
             if !inside || count > MOST_SECTORS {
                 return Outcome::Failed;
             }
-            let hole = kind == request::DISCARD || unmap == 1;
-            let outcome = self.fallocate(hole, sector * SECTOR, u64::from(count) * SECTOR).into();
-            match outcome {
+            let (offset, len) = (sector * SECTOR, u64::from(count) * SECTOR);
+            let result = match kind {
+                request::DISCARD => self.image.discard(offset, len),
+                _ => self.image.write_zeroes(offset, len, unmap == 1),
+            };
+            match result.into() {
                 Outcome::Done => {}
                 // To discard is advice.
                 Outcome::Unsupported if kind == request::DISCARD => {}
-                _ => return outcome,
+                outcome => return outcome,
             }
         }
         Outcome::Done
-    }
-
-    fn fallocate(&self, hole: bool, offset: u64, len: u64) -> io::Result<()> {
-        if len == 0 {
-            return Ok(());
-        }
-        let mode = if hole { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
-        Ok(rustix::fs::fallocate(&self.file, mode | FallocateFlags::KEEP_SIZE, offset, len)?)
     }
 }
 
@@ -234,6 +231,14 @@ mod tests {
 
     use super::super::driver::TestDriver;
     use super::*;
+    use crate::image::Format;
+
+    fn file(block: &Block) -> &std::fs::File {
+        match &block.disk.image {
+            Image::Raw(file) => file,
+            Image::Chain(_) => panic!("a raw layer alone is no chain"),
+        }
+    }
 
     fn header(kind: u32, sector: u64) -> Vec<u8> {
         [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat()
@@ -242,7 +247,8 @@ mod tests {
     fn disk(read_only: bool) -> Block {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[7; 4096 + 100]).unwrap();
-        Block::new(file, read_only, "a name of more than twenty bytes", 1).unwrap()
+        let layer = Layer { file, format: Format::Raw };
+        Block::new(vec![layer], read_only, "a name of more than twenty bytes", 1).unwrap()
     }
 
     /// What a request came to, and what was written to its room.
@@ -274,7 +280,7 @@ mod tests {
         ] {
             assert_eq!(ask(&block, &[&header(kind, sector), &vec![1; data.max(1)]], room).0, 1, "{kind} {sector}");
         }
-        assert_eq!(block.disk.file.metadata().unwrap().len(), 4096 + 100);
+        assert_eq!(file(&block).metadata().unwrap().len(), 4096 + 100);
         assert_eq!(ask(&block, &[&header(request::FLUSH, 0)], 0).0, 0);
         assert_eq!(ask(&block, &[&header(request::NAME, 0)], 20).1, b"a name of more than ");
         assert_eq!(ask(&block, &[&header(99, 0)], 0).0, 2);
@@ -290,7 +296,7 @@ mod tests {
         let clear = |kind, range: &[u8]| ask(&block, &[&header(kind, 0), range], 0).0;
         assert_eq!(clear(request::WRITE_ZEROES, &range(2, 2, 1)), 0);
         let mut bytes = [9; 4096];
-        block.disk.file.read_exact_at(&mut bytes, 0).unwrap();
+        file(&block).read_exact_at(&mut bytes, 0).unwrap();
         assert_eq!((bytes[1023], &bytes[1024..2048], bytes[2048]), (7, &[0; 1024][..], 7));
         assert_eq!(clear(request::DISCARD, &range(0, 1, 0)), 0);
         assert_eq!(clear(request::DISCARD, &range(0, 1, 1)), 2);

@@ -34,6 +34,13 @@ impl<'m> Buffers<'m> {
         (!readable.pieces.is_empty() || !writable.pieces.is_empty()).then_some((readable, writable))
     }
 
+    /// These pieces of memory: address and length.
+    #[cfg(test)]
+    pub fn over(memory: &'m Memory, pieces: &[(u64, usize)]) -> Self {
+        let piece = |(at, len): &(u64, usize)| memory.get_slice(vm_memory::GuestAddress(*at), *len).unwrap();
+        Self { pieces: pieces.iter().map(piece).collect() }
+    }
+
     /// Where the pieces lie in this process, and how long they are.
     pub fn ranges(&self) -> impl Iterator<Item = (u64, usize)> {
         self.pieces.iter().map(|piece| (piece.ptr_guard_mut().as_ptr() as u64, piece.len()))
@@ -118,6 +125,29 @@ impl<'m> Buffers<'m> {
         })
     }
 
+    /// Fills them from a file at an offset, and with zeroes what lies beyond its end.
+    ///
+    /// # Errors
+    /// As preadv(2).
+    pub fn fill_at_or_zero(&mut self, file: impl AsFd, offset: u64) -> io::Result<()> {
+        // SAFETY: as in `fill_at`.
+        let result = self.advance(offset, |vectors, at| unsafe {
+            libc::preadv64(file.as_fd().as_raw_fd(), vectors.as_ptr(), vectors.len() as libc::c_int, at)
+        });
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.clear();
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Fills them with zeroes.
+    pub fn clear(&mut self) {
+        while self.write(&[0; 4096]) > 0 {}
+    }
+
     /// Writes them to a file at an offset.
     ///
     /// # Errors
@@ -129,7 +159,12 @@ impl<'m> Buffers<'m> {
         })
     }
 
-    fn move_at(mut self, mut offset: u64, call: impl Fn(&[libc::iovec], i64) -> isize) -> io::Result<()> {
+    fn move_at(mut self, offset: u64, call: impl Fn(&[libc::iovec], i64) -> isize) -> io::Result<()> {
+        self.advance(offset, call)
+    }
+
+    /// Takes what a call has moved until all is, or the file ends.
+    fn advance(&mut self, mut offset: u64, call: impl Fn(&[libc::iovec], i64) -> isize) -> io::Result<()> {
         while !self.is_empty() {
             let at = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
             let moved = match usize::try_from(call(&self.vectors(), at)) {

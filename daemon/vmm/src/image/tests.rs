@@ -1,0 +1,481 @@
+//! Layers against a plain array, and images that lie.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::header::HeaderError;
+use super::make::{Backing, CLUSTER, MAX_SIZE, make, make_with};
+use super::*;
+use crate::memory::{Memory, allocate};
+
+/// Whether there is qemu-img to ask for a second opinion.
+static QEMU_IMG: LazyLock<bool> = LazyLock::new(|| {
+    let found = Command::new("qemu-img").arg("--version").output().is_ok();
+    if !found {
+        eprintln!("skipped: qemu-img (package qemu-utils) is not there to check the images");
+    }
+    found
+});
+
+fn qemu_img(arguments: &[&str], files: &[&Path]) {
+    if *QEMU_IMG {
+        let output = Command::new("qemu-img").args(arguments).args(files).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&text));
+    }
+}
+
+fn open(path: &Path) -> File {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+}
+
+/// A disk in a directory, and the plain array that it should be.
+struct Model {
+    dir: TempDir,
+    layers: Vec<(PathBuf, Format)>,
+    cluster: u64,
+    image: Image,
+    memory: Memory,
+    bytes: Vec<u8>,
+}
+
+impl Model {
+    /// A raw layer and a qcow2 one over it.
+    fn new(base: usize, size: usize, cluster: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let raw = dir.path().join("0");
+        let mut bytes: Vec<u8> = (0..base).map(|at| (at / 512 % 251) as u8 + 1).collect();
+        std::fs::write(&raw, &bytes).unwrap();
+        bytes.resize(size, 0);
+        let image = Image::Raw(open(&raw));
+        let layers = vec![(raw, Format::Raw)];
+        let mut model = Self { dir, layers, cluster, image, memory: allocate(32 << 20).unwrap(), bytes };
+        model.snapshot();
+        model
+    }
+
+    /// Puts a new layer on top.
+    fn snapshot(&mut self) {
+        let path = self.dir.path().join(self.layers.len().to_string());
+        let (below, format) = &self.layers[0];
+        let size = if *format == Format::Raw { below.metadata().unwrap().len() } else { self.bytes.len() as u64 };
+        let backing = Backing { name: below.to_str().unwrap(), format: *format, size };
+        let told = make_with(open(&path), self.bytes.len() as u64, Some(backing), self.cluster).unwrap();
+        self.bytes.resize(told as usize, 0);
+        self.layers.insert(0, (path, Format::Qcow2));
+        self.reopen();
+    }
+
+    fn layers(&self) -> Vec<Layer> {
+        self.layers.iter().map(|(path, format)| Layer { file: open(path), format: *format }).collect()
+    }
+
+    fn reopen(&mut self) {
+        // What is in this process alone is lost with it.
+        self.image.settle().unwrap();
+        let (image, size) = Image::open(self.layers(), false).unwrap();
+        assert_eq!(size, self.bytes.len() as u64);
+        self.image = image;
+    }
+
+    fn read(&self, at: usize, len: usize) -> Vec<u8> {
+        self.memory.write_slice(&vec![0xee; len], GuestAddress(0)).unwrap();
+        // In two pieces, one of them not aligned to anything.
+        let cut = len / 3;
+        self.image.read(Buffers::over(&self.memory, &[(0, cut), (cut as u64, len - cut)]), at as u64).unwrap();
+        let mut bytes = vec![0; len];
+        self.memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+        bytes
+    }
+
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        let (cut, len) = (bytes.len() / 3, bytes.len());
+        self.memory.write_slice(bytes, GuestAddress(0)).unwrap();
+        self.image.write(Buffers::over(&self.memory, &[(0, cut), (cut as u64, len - cut)]), at as u64).unwrap();
+        self.bytes[at..at + len].copy_from_slice(bytes);
+    }
+
+    fn run(&mut self, step: &Step) {
+        let size = self.bytes.len();
+        // Whole sectors within the disk.
+        let range = |at: u32, len: u32| {
+            let at = at as usize % (size / 512) * 512;
+            (at, (len as usize * 512).min(size - at))
+        };
+        match *step {
+            Step::Write(at, len, byte) => {
+                let (at, len) = range(at, len);
+                let bytes: Vec<u8> = (0..len).map(|index| byte.wrapping_add((index / 512) as u8)).collect();
+                self.write(at, &bytes);
+            }
+            Step::Read(at, len) => {
+                let (at, len) = range(at, len);
+                assert!(self.read(at, len) == self.bytes[at..at + len], "{step:?}");
+            }
+            Step::Discard(at, len) => {
+                let (at, len) = range(at, len);
+                self.image.discard(at as u64, len as u64).unwrap();
+                let now = self.read(at, len);
+                let known = now.iter().zip(&self.bytes[at..]).all(|(now, before)| *now == 0 || now == before);
+                assert!(known, "{step:?}");
+                self.bytes[at..at + len].copy_from_slice(&now);
+            }
+            Step::Zero(at, len, unmap) => {
+                let (at, len) = range(at, len);
+                self.image.write_zeroes(at as u64, len as u64, unmap).unwrap();
+                self.bytes[at..at + len].fill(0);
+            }
+            Step::Flush => self.image.flush().unwrap(),
+            Step::Reopen => self.reopen(),
+            Step::Snapshot if self.layers.len() < 5 => self.snapshot(),
+            Step::Snapshot => {}
+        }
+    }
+
+    /// Compares all, here and by QEMU.
+    fn check(&mut self) {
+        assert!(self.read(0, self.bytes.len()) == self.bytes);
+        self.reopen();
+        assert!(self.read(0, self.bytes.len()) == self.bytes);
+        let plain = self.dir.path().join("plain");
+        std::fs::write(&plain, &self.bytes).unwrap();
+        for (path, format) in &self.layers {
+            if *format == Format::Qcow2 {
+                qemu_img(&["check", "-q", "-f", "qcow2"], &[path]);
+            }
+        }
+        qemu_img(&["compare", "-q", "-f", "qcow2", "-F", "raw"], &[&self.layers[0].0, &plain]);
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write(u32, u32, u8),
+    Read(u32, u32),
+    Discard(u32, u32),
+    Zero(u32, u32, bool),
+    Flush,
+    Reopen,
+    Snapshot,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let len = || prop_oneof![1u32..9, 1u32..400, 100u32..5000];
+    prop_oneof![
+        6 => (any::<u32>(), len(), any::<u8>()).prop_map(|(at, len, byte)| Step::Write(at, len, byte)),
+        4 => (any::<u32>(), len()).prop_map(|(at, len)| Step::Read(at, len)),
+        2 => (any::<u32>(), len()).prop_map(|(at, len)| Step::Discard(at, len)),
+        2 => (any::<u32>(), len(), any::<bool>()).prop_map(|(at, len, unmap)| Step::Zero(at, len, unmap)),
+        1 => Just(Step::Flush),
+        1 => Just(Step::Reopen),
+        1 => Just(Step::Snapshot),
+    ]
+}
+
+/// So many cases, unless the environment says how many (`PROPTEST_CASES`).
+fn config(cases: u32) -> ProptestConfig {
+    let config = ProptestConfig { max_shrink_iters: 500, ..ProptestConfig::default() };
+    if std::env::var_os("PROPTEST_CASES").is_some() { config } else { ProptestConfig { cases, ..config } }
+}
+
+proptest! {
+    #![proptest_config(config(24))]
+
+    #[test]
+    fn layers_are_a_plain_array(
+        base in 1usize..5000,
+        more in 0usize..6000,
+        bits in 12u32..17,
+        steps in prop::collection::vec(step(), 1..60),
+    ) {
+        let mut model = Model::new(base * 512, (base + more) * 512, 1 << bits);
+        steps.iter().for_each(|step| model.run(step));
+        model.check();
+    }
+}
+
+#[test]
+fn queues_write_to_the_same_clusters_at_the_same_time() {
+    let mut model = Model::new(1 << 20, 4 << 20, CLUSTER);
+    let (image, memory) = (&model.image, &model.memory);
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            scope.spawn(move || {
+                let place = (thread + 1) << 20;
+                memory.write_slice(&[0xa0 + thread as u8; 512], GuestAddress(place)).unwrap();
+                // Each writes its own of four sectors, and each reads and flushes in between.
+                for sector in (0..8192u64).filter(|sector| sector % 4 == thread) {
+                    image.write(Buffers::over(memory, &[(place, 512)]), sector * 512).unwrap();
+                    image.read(Buffers::over(memory, &[(place + 4096, 4096)]), sector / 8 * 4096).unwrap();
+                    if sector % 512 == thread {
+                        image.flush().unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let written = (0..8192usize).flat_map(|sector| [0xa0 + (sector % 4) as u8; 512]);
+    model.bytes = written.collect();
+    model.check();
+}
+
+#[test]
+fn what_is_discarded_gives_its_room_back() {
+    let mut model = Model::new(512, 8 << 20, CLUSTER);
+    let used = |model: &Model| {
+        use std::os::unix::fs::MetadataExt;
+        model.layers[0].0.metadata().unwrap().blocks() * 512
+    };
+    model.write(0, &vec![7; 4 << 20]);
+    model.image.flush().unwrap();
+    let full = used(&model);
+    assert!(full >= 4 << 20);
+    model.run(&Step::Discard(0, 8192));
+    assert!(used(&model) < full - (3 << 20), "{full} bytes before, {} now", used(&model));
+    // And the clusters are used again.
+    model.write(1 << 20, &vec![8; 4 << 20]);
+    assert!(model.layers[0].0.metadata().unwrap().len() < 5 << 20);
+    model.check();
+}
+
+#[test]
+fn compressed_clusters_and_older_versions_are_read() {
+    if !*QEMU_IMG {
+        return;
+    }
+    let mut model = Model::new(1 << 20, 1 << 20, CLUSTER);
+    let packed = model.dir.path().join("packed");
+    qemu_img(&["convert", "-c", "-O", "qcow2", "-o", "compat=0.10"], &[&model.layers[1].0, &packed]);
+    let top = model.dir.path().join("top");
+    let backing = Backing { name: packed.to_str().unwrap(), format: Format::Qcow2, size: 1 << 20 };
+    make(open(&top), 1 << 20, Some(backing)).unwrap();
+    model.layers = vec![(top, Format::Qcow2), (packed.clone(), Format::Qcow2)];
+    model.reopen();
+    model.write(70_000, &[1; 100_000]);
+    model.check();
+    let alone = |read_only| Image::open(vec![Layer { file: open(&packed), format: Format::Qcow2 }], read_only);
+    assert!(alone(true).is_ok());
+    assert!(alone(false).unwrap_err().to_string().contains("version 3 is served"));
+}
+
+#[test]
+fn a_new_image_has_the_size_that_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    let backing = |size| Some(Backing { name: "base", format: Format::Raw, size });
+    for (size, backing) in [(0, None), (MAX_SIZE + 1, None), (4096, backing(4097))] {
+        assert_eq!(make(open(&path), size, backing).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+    assert_eq!(make(open(&path), (10 << 30) + 1, None).unwrap(), (10 << 30) + CLUSTER);
+    assert!(make(open(&path), 1 << 20, None).unwrap_err().to_string().contains("empty file"));
+    let (image, size) = Image::open(vec![Layer { file: open(&path), format: Format::Qcow2 }], false).unwrap();
+    assert_eq!(size, (10 << 30) + CLUSTER);
+    drop(image);
+    qemu_img(&["check", "-q", "-f", "qcow2"], &[&path]);
+    assert!(path.metadata().unwrap().len() < 1 << 20);
+    let largest = dir.path().join("largest");
+    make(open(&largest), MAX_SIZE, None).unwrap();
+    Image::open(vec![Layer { file: open(&largest), format: Format::Qcow2 }], false).unwrap();
+}
+
+/// A small image with some data: its bytes.
+fn sample() -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    make_with(open(&path), 4 << 20, None, 4096).unwrap();
+    let (image, _) = Image::open(vec![Layer { file: open(&path), format: Format::Qcow2 }], false).unwrap();
+    let memory = allocate(16 << 20).unwrap();
+    for at in [0, 12_288, 2 << 20, 3 << 20] {
+        image.write(Buffers::over(&memory, &[(0, 20_000)]), at).unwrap();
+    }
+    image.flush().unwrap();
+    drop(image);
+    std::fs::read(path).unwrap()
+}
+
+fn layer(bytes: &[u8]) -> Layer {
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(bytes, 0).unwrap();
+    Layer { file, format: Format::Qcow2 }
+}
+
+#[test]
+fn what_is_not_served_is_refused_in_a_sentence() {
+    let good = sample();
+    assert!(Image::open(vec![layer(&good)], false).is_ok());
+    let refused = |changes: &[(usize, &[u8])], words: &str| {
+        let mut bytes = good.clone();
+        changes.iter().for_each(|(at, new)| bytes[*at..at + new.len()].copy_from_slice(new));
+        let error = Image::open(vec![layer(&bytes)], false).unwrap_err().to_string();
+        assert!(error.contains(words) && error.starts_with("layer 0"), "{words}: {error}");
+    };
+    let word = |value: u32| value.to_be_bytes();
+    let long = |value: u64| value.to_be_bytes();
+    refused(&[(0, b"x")], "no qcow2 image");
+    refused(&[(4, &word(4))], "version 4");
+    refused(&[(4, &word(2))], "version 2");
+    refused(&[(20, &word(9))], "2^9 bytes");
+    refused(&[(20, &word(21))], "2^21 bytes");
+    refused(&[(20, &word(u32::MAX))], "bytes");
+    refused(&[(24, &long(u64::MAX))], "size");
+    refused(&[(32, &word(2))], "encrypted");
+    refused(&[(72, &long(1))], "not closed cleanly");
+    refused(&[(72, &long(2))], "corrupt");
+    refused(&[(72, &long(4))], "another file");
+    refused(&[(72, &long(8))], "compressed");
+    refused(&[(72, &long(16))], "subclusters");
+    refused(&[(72, &long(1 << 40))], "not known");
+    refused(&[(96, &word(0))], "reference counts");
+    refused(&[(96, &word(6))], "reference counts");
+    refused(&[(100, &word(u32::MAX - 7))], "header's length");
+    refused(&[(60, &word(1))], "snapshots");
+    refused(&[(36, &word(u32::MAX))], "larger");
+    refused(&[(36, &word(0))], "table of mappings");
+    refused(&[(40, &long(0))], "table of mappings");
+    refused(&[(40, &long(u64::MAX - 4095))], "table of mappings");
+    refused(&[(40, &long(1 << 40))], "table of mappings");
+    refused(&[(40, &long(512))], "table of mappings");
+    refused(&[(48, &long(1 << 40))], "table of reference counts");
+    refused(&[(56, &word(0))], "table of reference counts");
+    refused(&[(56, &word(u32::MAX))], "larger");
+    refused(&[(8, &long(200)), (16, &word(2000))], "backing file's name");
+    refused(&[(8, &long(u64::MAX)), (16, &word(8))], "backing file's name");
+    refused(&[(8, &long(200)), (16, &word(8))], "no layer below");
+    // The first extension is the table of feature names. The library would panic over the end of its last name.
+    assert_eq!(good[104..108], word(0x6803_f857));
+    refused(&[(108, &word(1))], "feature names");
+    refused(&[(108, &word(u32::MAX))], "header extensions");
+    refused(&[(104, &word(0x4441_5441))], "another file");
+    let mappings = u64::from_be_bytes(*good[40..].first_chunk().unwrap()) as usize;
+    let counts = u64::from_be_bytes(*good[48..].first_chunk().unwrap()) as usize;
+    let first: [u8; 8] = *good[mappings..].first_chunk().unwrap();
+    refused(&[(mappings, &long(1 << 40))], "table of mappings");
+    refused(&[(mappings + 8, &first)], "table of mappings");
+    refused(&[(counts, &long(0))], "table of reference counts");
+    refused(&[(counts + 8, &good[counts..counts + 8])], "table of reference counts");
+    let short = Image::open(vec![layer(&good[..50])], false).unwrap_err();
+    assert!(matches!(short, ImageError::Header { source: HeaderError::Other, .. }));
+    assert!(matches!(
+        Image::open(vec![layer(b"")], true).unwrap_err(),
+        ImageError::Header { source: HeaderError::Other, .. }
+    ));
+}
+
+#[test]
+fn layers_that_do_not_fit_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (raw, top) = (dir.path().join("raw"), dir.path().join("top"));
+    std::fs::write(&raw, [1; 8192]).unwrap();
+    make(open(&top), 8192, Some(Backing { name: "raw", format: Format::Raw, size: 8192 })).unwrap();
+    let refused = |layers: &[(&Path, Format)], words: &str| {
+        let layers = layers.iter().map(|(path, format)| Layer { file: open(path), format: *format }).collect();
+        let error = Image::open(layers, false).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    };
+    refused(&[], "1 to 32 layers");
+    refused(&[(&top, Format::Raw), (&raw, Format::Raw)], "only be the last");
+    refused(&[(&top, Format::Qcow2)], "no layer below");
+    refused(&[(&top, Format::Qcow2), (&top, Format::Qcow2)], "same file");
+    refused(&[(&raw, Format::Qcow2)], "no qcow2");
+    let sample = dir.path().join("sample");
+    std::fs::write(&sample, self::sample()).unwrap();
+    refused(&[(&sample, Format::Qcow2), (&raw, Format::Raw)], "names no backing file");
+    refused(&[(&top, Format::Qcow2), (&sample, Format::Qcow2)], "\"raw\"");
+    // A guest's raw disk is raw, whatever it wrote to it.
+    let (_, size) = Image::open(vec![Layer { file: open(&top), format: Format::Raw }], false).unwrap();
+    assert_eq!(size, top.metadata().unwrap().len());
+}
+
+/// Does to an image what a guest can, and ignores what comes of it.
+fn exercise(bytes: &[u8], memory: &Memory, read_only: bool) {
+    let layer = layer(bytes);
+    let file = layer.file.try_clone().unwrap();
+    let Ok((image, size)) = Image::open(vec![layer], read_only) else { return };
+    let last = size.saturating_sub(8192);
+    for at in [0, 8192, 16_384, 1 << 20, 2 << 20, (3 << 20) + 4096, last] {
+        let at = at.min(last);
+        let len = size.min(8192) as usize;
+        let _ = image.read(Buffers::over(memory, &[(0, len)]), at);
+        if !read_only {
+            let _ = image.write(Buffers::over(memory, &[(8192, len.min(1024))]), at);
+            let _ = image.write_zeroes(at, len as u64, at % 3 == 0);
+            let _ = image.write(Buffers::over(memory, &[(8192, len)]), at);
+            let _ = image.discard(at, len as u64);
+        }
+    }
+    let _ = image.flush();
+    let _ = image.settle();
+    drop(image);
+    if read_only {
+        let mut now = vec![0; bytes.len()];
+        file.read_exact_at(&mut now, 0).unwrap();
+        assert!(now == bytes, "an image that is only read was written to");
+    }
+    assert!(file.metadata().unwrap().len() <= bytes.len() as u64 + size / 8 * 9 + (16 << 20));
+}
+
+/// A number that goes badly with others.
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        any::<u64>(),
+        (0u64..64).prop_map(|bit| 1 << bit),
+        (0u64..40).prop_map(|cluster| cluster << 12),
+        (0u64..40).prop_map(|cluster| cluster << 12 | 1 << 63),
+        (0u64..40).prop_map(|cluster| cluster << 12 | 1),
+        (0u64..40).prop_map(|cluster| cluster << 12 | 1 << 62),
+        any::<u64>().prop_map(|number| number & 0x80ff_ffff_ffff_f000),
+        Just(u64::MAX),
+        Just(0),
+    ]
+}
+
+proptest! {
+    #![proptest_config(config(300))]
+
+    #[test]
+    fn hostile_headers_harm_nobody(
+        fields in prop::collection::vec((0usize..60, number(), any::<bool>()), 1..5),
+        cut in prop::option::weighted(0.1, any::<prop::sample::Index>()),
+        read_only in any::<bool>(),
+    ) {
+        static SAMPLE: LazyLock<Vec<u8>> = LazyLock::new(sample);
+        let mut bytes = SAMPLE.clone();
+        for (word, value, wide) in fields {
+            if wide {
+                bytes[word * 4..word * 4 + 8].copy_from_slice(&value.to_be_bytes());
+            } else {
+                bytes[word * 4..word * 4 + 4].copy_from_slice(&(value as u32).to_be_bytes());
+            }
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        exercise(&bytes, &allocate(16 << 20).unwrap(), read_only);
+    }
+
+    #[test]
+    fn hostile_tables_harm_nobody(
+        entries in prop::collection::vec((any::<prop::sample::Index>(), 0usize..24, number()), 1..12),
+        read_only in any::<bool>(),
+    ) {
+        static SAMPLE: LazyLock<Vec<u8>> = LazyLock::new(sample);
+        let mut bytes = SAMPLE.clone();
+        // Every cluster that is a table: of counts, counts, of mappings, mappings.
+        let long = |at: usize| u64::from_be_bytes(*bytes[at..].first_chunk().unwrap());
+        let (mappings, counts) = (long(40) as usize, long(48) as usize);
+        let mut tables = vec![mappings, counts, long(counts) as usize];
+        tables.extend((0..2).map(|entry| (long(mappings + entry * 8) & !(1 << 63)) as usize));
+        for (table, entry, value) in entries {
+            let at = tables[table.index(tables.len())] + entry * 8;
+            bytes[at..at + 8].copy_from_slice(&value.to_be_bytes());
+        }
+        exercise(&bytes, &allocate(16 << 20).unwrap(), read_only);
+    }
+}
