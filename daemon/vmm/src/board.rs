@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::limit::Limiter;
 use crate::power::Power;
 use crate::serial;
 use crate::virtio::balloon;
@@ -16,8 +17,20 @@ pub struct Board {
     pub power: Power,
     /// How much memory the guest is to give back.
     pub balloon: Arc<balloon::Target>,
+    /// The limits of devices, by their slot on the PCI bus less one.
+    pub limits: Vec<Limits>,
     /// The PCI bus.
     pub pci: pci::Bus,
+}
+
+/// What limits a device.
+pub enum Limits {
+    /// Nothing: it cannot be limited.
+    No,
+    /// A disk's.
+    Disk(Arc<Limiter>),
+    /// A network interface's.
+    Nic(Arc<Limiter>),
 }
 
 /// Locks what no thread can have left half done: nothing panics while it holds one of these.

@@ -6,9 +6,10 @@ use std::os::fd::OwnedFd;
 use duet_sys::socket;
 use serde::{Deserialize, Serialize};
 
-use crate::board::Board;
+use crate::board::{Board, Limits};
 use crate::events::is_passing;
 use crate::power::Ending;
+use crate::spec::{DiskLimits, NicLimits};
 use crate::vcpu::Cpus;
 
 /// The longest request in bytes.
@@ -30,6 +31,20 @@ pub enum Request {
     Balloon {
         /// Bytes.
         bytes: u64,
+    },
+    /// Change the limits of a disk, all of them.
+    LimitDisk {
+        /// Its slot on the PCI bus: 1 for the first device of the description.
+        slot: u8,
+        /// What is not said is not limited.
+        limits: DiskLimits,
+    },
+    /// Change the limits of a network interface, all of them.
+    LimitNic {
+        /// Its slot on the PCI bus.
+        slot: u8,
+        /// What is not said is not limited.
+        limits: NicLimits,
     },
     /// End the machine now.
     Stop,
@@ -64,9 +79,24 @@ fn serve(request: &Request, board: &Board, cpus: &Cpus) -> Reply {
         // A counter that is full is an interrupt that is pending.
         Request::PowerButton => drop(board.power.button.write(1)),
         Request::Balloon { bytes } => board.balloon.set(*bytes),
+        Request::LimitDisk { slot, limits } => match device(board, *slot) {
+            Limits::Disk(limiter) => limiter.set(limits.read, limits.write),
+            _ => return Reply::Failed { error: format!("slot {slot} has no disk") },
+        },
+        Request::LimitNic { slot, limits } => match device(board, *slot) {
+            Limits::Nic(limiter) => limiter.set(limits.ingress, limits.egress),
+            _ => {
+                let error = format!("slot {slot} has no network interface, or one that the host's kernel serves");
+                return Reply::Failed { error };
+            }
+        },
         Request::Stop => board.power.end(Ending::Stopped),
     }
     Reply::Done
+}
+
+fn device(board: &Board, slot: u8) -> &Limits {
+    usize::from(slot).checked_sub(1).and_then(|index| board.limits.get(index)).unwrap_or(&Limits::No)
 }
 
 /// Receives one request and answers it. Says whether the connection goes on.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use kvm_ioctls::VmFd;
 
+use crate::board::Limits;
 use crate::image::Layer;
 use crate::layout;
 use crate::machine::{Inherited, MachineError, host_failed};
@@ -34,16 +35,16 @@ pub fn make(
     cpus: u8,
 ) -> Result<Box<dyn Device>, MachineError> {
     Ok(match spec {
-        DeviceSpec::Disk { file, format, backing, read_only, name } => {
+        DeviceSpec::Disk { file, format, backing, read_only, name, limits } => {
             let top = LayerSpec { file: *file, format: *format };
             let layers = std::iter::once(&top)
                 .chain(backing)
                 .map(|layer| Ok(Layer { file: inherited.take(layer.file)?, format: layer.format }));
-            Box::new(Block::new(layers.collect::<Result<_, MachineError>>()?, *read_only, name, cpus)?)
+            Box::new(Block::new(layers.collect::<Result<_, MachineError>>()?, *read_only, name, *limits, cpus)?)
         }
-        DeviceSpec::Nic { tap, mac, mtu, vhost } => {
+        DeviceSpec::Nic { tap, mac, mtu, vhost, limits } => {
             let vhost = vhost.map(|fd| inherited.take(fd)).transpose()?;
-            Box::new(Net::new(inherited.take(*tap)?, *mac, *mtu, vhost).map_err(host_failed("use a tap"))?)
+            Box::new(Net::new(inherited.take(*tap)?, *mac, *mtu, vhost, *limits).map_err(host_failed("use a tap"))?)
         }
         DeviceSpec::Console(ends) => {
             let (input, output) = inherited.ends(ends)?;
@@ -55,6 +56,16 @@ pub fn make(
         }
         DeviceSpec::Balloon => Box::new(Balloon(Arc::clone(balloon))),
     })
+}
+
+/// What limits a device.
+#[must_use]
+pub fn limits(device: &dyn Device) -> Limits {
+    match (device.kind(), device.limiter()) {
+        (1, Some(limiter)) => Limits::Nic(limiter),
+        (2, Some(limiter)) => Limits::Disk(limiter),
+        _ => Limits::No,
+    }
 }
 
 /// Plugs devices into the bus's slots, from 1 on.

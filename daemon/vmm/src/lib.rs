@@ -23,6 +23,7 @@ pub mod devices;
 pub mod events;
 pub mod image;
 pub mod layout;
+pub mod limit;
 pub mod machine;
 pub mod memory;
 pub mod pci;

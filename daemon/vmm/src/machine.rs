@@ -182,6 +182,7 @@ impl Machine {
             serial: Mutex::new(serial::new(output).map_err(host_failed("make a serial port"))?),
             power: Power::new().map_err(host_failed("make a power button"))?,
             balloon,
+            limits: devices.iter().map(|device| devices::limits(device.as_ref())).collect(),
             pci: devices::plug(devices, &vm, &memory).map_err(host_failed("plug its devices in"))?,
         };
         let line = kvm_failed("connect an interrupt");

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::image::Format;
 use crate::layout;
+use crate::limit::Rate;
 
 /// A descriptor that the process inherited, but not the standard error.
 pub type Fd = i32;
@@ -94,6 +95,9 @@ pub enum DeviceSpec {
         /// What the guest has in /dev/disk/by-id after "virtio-": the first 20 bytes of it.
         #[serde(default)]
         name: String,
+        /// How much it does in a second.
+        #[serde(default)]
+        limits: DiskLimits,
     },
     /// A network interface.
     Nic {
@@ -107,6 +111,9 @@ pub enum DeviceSpec {
         /// An open /dev/vhost-net, by which the host's kernel moves the packets.
         #[serde(default)]
         vhost: Option<Fd>,
+        /// How much it moves in a second. Not with `vhost`: what the host's kernel moves is not counted here.
+        #[serde(default)]
+        limits: NicLimits,
     },
     /// A console: /dev/hvc0 of the guest.
     Console(SerialSpec),
@@ -121,6 +128,30 @@ pub enum DeviceSpec {
     },
     /// A balloon, by which the guest gives back memory: what it is asked for, and what is free.
     Balloon,
+}
+
+/// How much a disk does in a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskLimits {
+    /// What is read.
+    #[serde(default)]
+    pub read: Rate,
+    /// What is written; to discard and to write zeroes are operations without bytes.
+    #[serde(default)]
+    pub write: Rate,
+}
+
+/// How much a network interface moves in a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NicLimits {
+    /// What the guest receives.
+    #[serde(default)]
+    pub ingress: Rate,
+    /// What it sends.
+    #[serde(default)]
+    pub egress: Rate,
 }
 
 /// A layer of a disk.
@@ -152,6 +183,9 @@ pub enum SpecError {
     /// A command line that no kernel takes.
     #[error("a kernel's command line has less than {} bytes and no zero among them", layout::COMMAND_LINE_MAX)]
     CommandLine,
+    /// A limit of what does not go through this process.
+    #[error("a network interface with vhost cannot have limits here: the host's kernel moves its packets")]
+    VhostLimits,
 }
 
 impl SerialSpec {
@@ -203,6 +237,14 @@ impl Spec {
         }
         if self.command_line.len() >= layout::COMMAND_LINE_MAX || self.command_line.contains('\0') {
             return Err(SpecError::CommandLine);
+        }
+        let unlimited = NicLimits::default();
+        if self
+            .devices
+            .iter()
+            .any(|device| matches!(device, DeviceSpec::Nic { vhost: Some(_), limits, .. } if *limits != unlimited))
+        {
+            return Err(SpecError::VhostLimits);
         }
         Ok(())
     }

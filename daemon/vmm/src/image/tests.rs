@@ -479,3 +479,73 @@ proptest! {
         exercise(&bytes, &allocate(16 << 20).unwrap(), read_only);
     }
 }
+
+/// Times raw against a qcow2 layer over raw. Run it in a release build, alone:
+/// `cargo test --release -p duet-vmm --lib -- --ignored --nocapture how_fast`.
+#[test]
+#[ignore = "a measurement, of which only the ratios mean anything"]
+fn how_fast_layers_are() {
+    const SIZE: usize = 512 << 20;
+    let dir = tempfile::tempdir_in(std::env::var_os("DUET_MEASURE_DIR").unwrap_or(".".into())).unwrap();
+    let memory = allocate(16 << 20).unwrap();
+    let raw = dir.path().join("raw");
+    let fresh = |name: &str| {
+        let path = dir.path().join(name);
+        let backing = Backing { name: "raw", format: Format::Raw, size: SIZE as u64 };
+        make(open(&path), SIZE as u64, Some(backing)).unwrap();
+        path
+    };
+    let contents: Vec<u8> = (0..SIZE).map(|at| (at >> 9) as u8 | 1).collect();
+    std::fs::write(&raw, &contents).unwrap();
+    let chain = |path: &Path| {
+        let layers = [(path, Format::Qcow2), (&*raw, Format::Raw)];
+        let layers = layers.map(|(path, format)| Layer { file: open(path), format });
+        Image::open(layers.into(), false).unwrap().0
+    };
+    let plain = Image::open(vec![Layer { file: open(&raw), format: Format::Raw }], false).unwrap().0;
+    let (below, written) = (chain(&fresh("below")), chain(&fresh("written")));
+    for at in (0..SIZE).step_by(1 << 20) {
+        written.write(Buffers::over(&memory, &[(0, 1 << 20)]), at as u64).unwrap();
+    }
+    written.flush().unwrap();
+    // A pseudo-random order that is the same for all.
+    let places = |len: usize| (0..20_000u64).map(move |index| index.wrapping_mul(0x9e37_79b9) % (SIZE / len) as u64);
+    let time = |name: &str, image: &Image, write: bool, len: usize, random: bool| {
+        let started = std::time::Instant::now();
+        let mut one = |at: u64| {
+            let buffers = Buffers::over(&memory, &[(0, len)]);
+            if write { image.write(buffers, at * len as u64) } else { image.read(buffers, at * len as u64) }.unwrap();
+        };
+        if random {
+            places(len).for_each(&mut one)
+        } else {
+            (0..(SIZE / len) as u64).for_each(&mut one)
+        }
+        let (taken, count) = (started.elapsed(), if random { 20_000 } else { SIZE / len });
+        image.flush().unwrap();
+        let (mib, each) = ((count * len) >> 20, taken.as_secs_f64() * 1e6 / count as f64);
+        println!(
+            "{name:40} {:8.0} MiB/s {each:8.2} us each, with the flush {:6.0} ms",
+            mib as f64 / taken.as_secs_f64(),
+            started.elapsed().as_secs_f64() * 1e3
+        );
+    };
+    for round in 0..3 {
+        let (new, newer) = (chain(&fresh(&format!("new{round}"))), chain(&fresh(&format!("newer{round}"))));
+        for (what, write, len, random) in [
+            ("read, 1 MiB in order", false, 1 << 20, false),
+            ("read, 4 KiB at random", false, 4096, true),
+            ("write, 1 MiB in order", true, 1 << 20, false),
+            ("write, 4 KiB at random", true, 4096, true),
+        ] {
+            time(&format!("raw: {what}"), &plain, write, len, random);
+            time(&format!("layer, its own: {what}"), &written, write, len, random);
+            match write {
+                false => time(&format!("layer, from below: {what}"), &below, write, len, random),
+                true => {
+                    time(&format!("layer, new: {what}"), if random { &new } else { &newer }, write, len, random);
+                }
+            }
+        }
+    }
+}

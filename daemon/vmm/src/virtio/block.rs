@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::PollFlags;
 use virtio_queue::QueueT;
@@ -12,6 +13,8 @@ use super::queue::{Chain, Served};
 use super::{Device, Driver, Thread, Worker};
 use crate::events::borrow;
 use crate::image::{Image, ImageError, Layer};
+use crate::limit::{Direction, Limiter};
+use crate::spec::DiskLimits;
 
 /// The unit of all of a driver's numbers in bytes.
 const SECTOR: u64 = 512;
@@ -72,6 +75,7 @@ struct Disk {
     sectors: u64,
     read_only: bool,
     name: [u8; NAME],
+    limiter: Arc<Limiter>,
 }
 
 /// The device.
@@ -88,13 +92,22 @@ impl Block {
     ///
     /// # Errors
     /// If the layers are no disk.
-    pub fn new(layers: Vec<Layer>, read_only: bool, name: &str, cpus: u8) -> Result<Self, ImageError> {
+    pub fn new(
+        layers: Vec<Layer>,
+        read_only: bool,
+        name: &str,
+        limits: DiskLimits,
+        cpus: u8,
+    ) -> Result<Self, ImageError> {
         let (image, size) = Image::open(layers, read_only)?;
         let sectors = size / SECTOR;
         let mut told = [0; NAME];
         told.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
         let queues = vec![QUEUE_SIZE; usize::from(cpus).clamp(1, MOST_QUEUES)];
-        Ok(Self { disk: Arc::new(Disk { image, sectors, read_only, name: told }), queues })
+        let limiter = Limiter::new(limits.read, limits.write, queues.len())
+            .map_err(|source| ImageError::Host { layer: 0, source })?;
+        let disk = Disk { image, sectors, read_only, name: told, limiter: Arc::new(limiter) };
+        Ok(Self { disk: Arc::new(disk), queues })
     }
 }
 
@@ -128,13 +141,26 @@ impl Device for Block {
         config
     }
 
+    fn limiter(&self) -> Option<Arc<Limiter>> {
+        Some(Arc::clone(&self.disk.limiter))
+    }
+
     fn start(&mut self, driver: Driver) -> io::Result<Box<dyn Worker>> {
         let mut threads = Vec::new();
-        for mut queue in driver.queues.into_iter().filter(|queue| queue.ring().ready()) {
+        for (index, mut queue) in driver.queues.into_iter().enumerate().filter(|(_, queue)| queue.ring().ready()) {
             let (disk, memory) = (Arc::clone(&self.disk), driver.memory.clone());
             threads.push(Thread::spawn("disk", move |stop| {
-                while stop.wait([(borrow(&queue.kick), PollFlags::IN)]).is_some() {
-                    queue.drain(&memory, |chain| disk.serve(chain));
+                let mut wait = None;
+                loop {
+                    // Whoever waits for a limit looks at nothing but its change: new requests would have to wait too.
+                    let event = wait.and(disk.limiter.wake(index)).unwrap_or(&queue.kick);
+                    if stop.wait_for([(borrow(event), PollFlags::IN)], wait).is_none() {
+                        break;
+                    }
+                    if wait.take().is_some() {
+                        let _ = event.read();
+                    }
+                    queue.drain(&memory, |chain| disk.serve(chain, &mut wait));
                 }
                 // The process may end next. Whoever relies on what was written has flushed it.
                 let _ = disk.image.settle();
@@ -145,12 +171,16 @@ impl Device for Block {
 }
 
 impl Disk {
-    /// Serves a request: a header, data, and one byte for what became of it.
-    fn serve(&self, chain: Chain<'_>) -> Served {
+    /// Serves a request: a header, data, and one byte for what became of it. One that a limit holds up waits for `wait`.
+    fn serve(&self, chain: Chain<'_>, wait: &mut Option<Duration>) -> Served {
         let Chain { mut readable, mut writable, .. } = chain;
         let Some(mut status) = writable.take_end(1) else { return Served::Done(0) };
         let room = writable.len();
         let outcome = match readable.array::<16>() {
+            Some(header) if let Err(time) = self.take(&header, readable.len(), room) => {
+                *wait = Some(time);
+                return Served::Later;
+            }
             Some(header) => self.run(header, readable, writable),
             None => Outcome::Failed,
         };
@@ -158,6 +188,19 @@ impl Disk {
         // All is said to be written or nothing: what a failed request wrote means nothing.
         let written = if outcome == Outcome::Done { room } else { 0 };
         Served::Done(u32::try_from(written + 1).unwrap_or(u32::MAX))
+    }
+
+    /// Has the limits count a request. A flush is never held up: it moves nothing that was not counted.
+    fn take(&self, header: &[u8; 16], readable: usize, writable: usize) -> Result<(), Duration> {
+        // More than this fails.
+        let bytes = |count: usize| count.min(MOST) as u64;
+        let [a, b, c, d, ..] = *header;
+        match u32::from_le_bytes([a, b, c, d]) {
+            request::READ => self.limiter.take(Direction::In, bytes(writable)),
+            request::WRITE => self.limiter.take(Direction::Out, bytes(readable)),
+            request::DISCARD | request::WRITE_ZEROES => self.limiter.take(Direction::Out, 0),
+            _ => Ok(()),
+        }
     }
 
     /// `readable` is what is to be written to the disk, `writable` where what is read goes.
@@ -248,7 +291,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[7; 4096 + 100]).unwrap();
         let layer = Layer { file, format: Format::Raw };
-        Block::new(vec![layer], read_only, "a name of more than twenty bytes", 1).unwrap()
+        Block::new(vec![layer], read_only, "a name of more than twenty bytes", DiskLimits::default(), 1).unwrap()
     }
 
     /// What a request came to, and what was written to its room.
@@ -256,7 +299,7 @@ mod tests {
         let (mut driver, mut queue) = TestDriver::new();
         let places = driver.send(readable, &[room, 1]);
         let memory = driver.memory.clone();
-        queue.drain(&memory, |chain| block.disk.serve(chain));
+        queue.drain(&memory, |chain| block.disk.serve(chain, &mut None));
         let written = driver.given().unwrap().1 as usize;
         let outcome = driver.bytes(places[1], 1)[0];
         assert_eq!(written, if outcome == 0 { room + 1 } else { 1 });

@@ -9,13 +9,15 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::confine;
 use crate::events::borrow;
+use crate::limit::Limiter;
 use crate::memory::Memory;
 use crate::pci::msix::Msix;
 
@@ -66,6 +68,11 @@ pub trait Device: Send {
 
     /// The driver writes its configuration.
     fn write_config(&mut self, _offset: usize, _bytes: &[u8]) {}
+
+    /// What limits it, if it can be limited.
+    fn limiter(&self) -> Option<Arc<Limiter>> {
+        None
+    }
 
     /// Serves a driver until the worker is dropped.
     ///
@@ -155,17 +162,33 @@ impl Stop {
     /// thread is to end.
     #[must_use]
     pub fn wait<const N: usize>(&self, fds: [(BorrowedFd<'_>, PollFlags); N]) -> Option<[bool; N]> {
-        let ready = self.wait_all(&fds)?;
+        self.wait_for(fds, None)
+    }
+
+    /// The same, but no longer than a time: then none of them may have anything.
+    #[must_use]
+    pub fn wait_for<const N: usize>(
+        &self,
+        fds: [(BorrowedFd<'_>, PollFlags); N],
+        time: Option<Duration>,
+    ) -> Option<[bool; N]> {
+        let ready = self.wait_some(&fds, time)?;
         Some(std::array::from_fn(|index| ready[index]))
     }
 
-    /// The same for any number.
+    /// Waits for any number of descriptors.
     #[must_use]
     pub fn wait_all(&self, fds: &[(BorrowedFd<'_>, PollFlags)]) -> Option<Vec<bool>> {
+        self.wait_some(fds, None)
+    }
+
+    fn wait_some(&self, fds: &[(BorrowedFd<'_>, PollFlags)], time: Option<Duration>) -> Option<Vec<bool>> {
+        // What the kernel cannot count is for ever.
+        let time = time.and_then(|time| Timespec::try_from(time).ok());
         let stop = borrow(&self.0);
         let mut wanted = vec![PollFd::new(&stop, PollFlags::IN)];
         wanted.extend(fds.iter().map(|(fd, flags)| PollFd::new(fd, *flags)));
-        retry_on_intr(|| poll(&mut wanted, None)).ok()?;
+        retry_on_intr(|| poll(&mut wanted, time.as_ref())).ok()?;
         let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         (!ready(&wanted[0])).then(|| wanted[1..].iter().map(ready).collect())
     }

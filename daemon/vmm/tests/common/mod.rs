@@ -182,6 +182,16 @@ impl Guest {
     }
 }
 
+/// A test that fails leaves no machine behind.
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
 /// Runs a guest without anything more to its end.
 pub fn run(code: &[u8]) -> Ended {
     Guest::start(code, json!({}), &[]).end()
