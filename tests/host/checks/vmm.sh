@@ -83,6 +83,55 @@ cmp root/bin/busybox /mnt/copy
 umount /mnt
 '
 
+vmm "duet-vmm: a disk of layers is written to, and what lies below stays as it is" '
+mkdir -p below
+echo "guest: from below" > below/below
+rm -f base
+truncate -s 64M base
+mke2fs -q -t ext4 -d below base
+before=$(md5sum < base)
+qemu-img create -q -f qcow2 -b base -F raw middle
+qemu-img create -q -f qcow2 -b middle -F qcow2 top
+middle=$(md5sum < middle)
+# The second guest finds what the first has written.
+for _ in 1 2; do
+    end 0 run=layers 2 layers=top,middle,base
+    says "guest: from below"
+    says "guest: copied"
+    qemu-img check -q top
+    rm serial
+done
+is "$before" "$(md5sum < base)" "the lowest layer"
+is "$middle" "$(md5sum < middle)" "the layer between"
+qemu-img convert -O raw top whole
+e2fsck -fn whole
+mount -o loop,ro whole /mnt
+cmp root/bin/busybox /mnt/copy
+umount /mnt
+rm -rf below base middle top whole
+'
+
+vmm "duet-vmm: a layer that is not what is said is refused" '
+status=0
+perl launch.pl "" 1 layers=initrd,init > log 2>&1 || status=$?
+is 1 "$status" "the status"
+grep -q "layer 0 of a disk: it is no qcow2 image" log || { cat log; false; }
+'
+
+vmm "duet-vmm: a limit of a disk holds, and is changed while the guest waits" '
+head -c 16M /dev/urandom > slow
+timeout 120 perl launch.pl run=slow 1 slow=slow control=control > log 2>&1 &
+guest=$!
+eventually 60 grep -q "guest: reads" serial
+# All of it would take four minutes.
+fails eventually 4 grep -q "guest: has read" serial
+perl ask.pl control control "{\"type\":\"limit_nic\",\"slot\":1,\"limits\":{}}" | grep -q failed
+perl ask.pl control control "{\"type\":\"limit_disk\",\"slot\":1,\"limits\":{}}" | grep -q done
+eventually 30 grep -q "guest: has read" serial
+wait $guest || { cat serial log; false; }
+rm slow
+'
+
 vmm "duet-vmm: a console in both directions, and random numbers" '
 rm -f input output
 mkfifo input

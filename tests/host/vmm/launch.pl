@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 # launch.pl COMMAND-LINE CPUS DEVICE...: runs duet-vmm with the descriptors of these devices. Its serial port is the file
-# $SERIAL, its memory $MEMORY MiB. A device is disk=FILE, readonly=FILE, console=INPUT,OUTPUT, rng, balloon, nic=TAP,
-# vhost=TAP, vsock=SOCKET or control=SOCKET.
+# $SERIAL, its memory $MEMORY MiB. A device is disk=FILE, readonly=FILE, layers=QCOW2,...,RAW, slow=FILE, console=INPUT,OUTPUT,
+# rng, balloon, nic=TAP, vhost=TAP, vsock=SOCKET or control=SOCKET.
 use strict;
 use warnings;
 
@@ -50,6 +50,16 @@ for (@wanted) {
         push @devices, "\"disk\",\"name\":\"named\",\"file\":" . fileno opened('+<', $value);
     } elsif ($kind eq 'readonly') {
         push @devices, '"disk","read_only":true,"file":' . fileno opened('<', $value);
+    } elsif ($kind eq 'layers') {
+        # The last one is raw, and all but the first are only read.
+        my ($top, @below) = split /,/, $value;
+        my $last = pop @below;
+        my @backing = map { '{"format":"qcow2","file":' . fileno(opened('<', $_)) . '}' } @below;
+        push @backing, '{"format":"raw","file":' . fileno(opened('<', $last)) . '}';
+        push @devices, '"disk","format":"qcow2","backing":[' . join(',', @backing) . '],"file":'
+            . fileno opened('+<', $top);
+    } elsif ($kind eq 'slow') {
+        push @devices, '"disk","read_only":true,"limits":{"read":{"bytes":65536}},"file":' . fileno opened('<', $value);
     } elsif ($kind eq 'console') {
         my ($input, $output) = split /,/, $value;
         push @devices,

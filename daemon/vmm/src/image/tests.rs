@@ -260,6 +260,18 @@ fn compressed_clusters_and_older_versions_are_read() {
     model.reopen();
     model.write(70_000, &[1; 100_000]);
     model.check();
+    // One that QEMU has made is written to, too.
+    let made = model.dir.path().join("made");
+    let options = ["create", "-q", "-f", "qcow2", "-b", packed.to_str().unwrap(), "-F", "qcow2"];
+    qemu_img(&options, &[&made]);
+    model.layers[0].0 = made;
+    model.bytes = (0..1 << 20).map(|at| (at / 512 % 251) as u8 + 1).collect();
+    model.reopen();
+    for at in (0..10).map(|index| index * 99_840) {
+        model.run(&Step::Write(at / 512, 50, 3));
+        model.run(&Step::Discard(at / 512 + 200, 150));
+    }
+    model.check();
     let alone = |read_only| Image::open(vec![Layer { file: open(&packed), format: Format::Qcow2 }], read_only);
     assert!(alone(true).is_ok());
     assert!(alone(false).unwrap_err().to_string().contains("version 3 is served"));
