@@ -138,6 +138,7 @@ impl Chain {
             let Some((file, place, len)) = owned(&access, offset, wanted)? else { break };
             file.check_end(place, len)?;
             buffers.take(len as usize).store_at(&file.file, place)?;
+            file.wrote(place, len);
             offset += len;
         }
         drop(access);
@@ -151,6 +152,7 @@ impl Chain {
                 Some((file, place, len)) => {
                     file.check_end(place, len)?;
                     buffers.take(len as usize).store_at(&file.file, place)?;
+                    file.wrote(place, len);
                     len
                 }
                 None => self.write_new(&access, &mut buffers, offset)?,
@@ -176,7 +178,7 @@ impl Chain {
         let len = some(mapping.length(), whole)?;
         file.check_end(place, len)?;
         let stored = buffers.take(len as usize).store_at(&file.file, place);
-        file.wrote();
+        file.wrote_new(place, len);
         stored?;
         access.commit_data_mapping(mapping)?;
         Ok(len)
@@ -194,7 +196,7 @@ impl Chain {
         let (file, place) = (mapping.storage(), mapping.offset());
         file.check_end(place, bytes.len() as u64)?;
         let stored = write_all(&file.file, &bytes, place);
-        file.wrote();
+        file.wrote_new(place, bytes.len() as u64);
         stored?;
         access.commit_data_mapping(mapping)?;
         Ok(count as u64)
@@ -212,6 +214,12 @@ impl Chain {
         file.sync_data(false)
     }
 
+    /// What became of the top layer's file.
+    #[cfg(test)]
+    pub fn log(&self) -> Vec<storage::Event> {
+        top(&self.shared()).unwrap().log()
+    }
+
     /// Puts the tables into the file.
     ///
     /// # Errors
@@ -220,8 +228,12 @@ impl Chain {
         self.shared().flush()
     }
 
-    /// Clears a range. Whole clusters become ones that are zero without taking room, or that keep it; what is less than
-    /// a cluster is written to, or left as it is if it is only discarded.
+    /// Clears a range. Whole clusters become ones that are zero; what is less than a cluster is written to, or left as it
+    /// is if it is only discarded.
+    ///
+    /// A cluster stays where it is, and its room is given back to the host by a hole in the file. If it were given away
+    /// instead, and the host lost power before the mapping that is no more reached the disk, then a place of the disk
+    /// would have another one's data.
     ///
     /// # Errors
     /// If the top layer cannot be written, or is broken there.
@@ -230,31 +242,17 @@ impl Chain {
         let first = offset.next_multiple_of(self.cluster).min(end);
         // The last cluster of the disk may be less than one.
         let last = if end == self.size { end } else { (end - end % self.cluster).max(first) };
-        let mut access = self.alone();
+        let access = self.alone();
         if how != Clear::Discard {
             self.write_zeroes(&access, offset, first)?;
         }
         let mut at = first;
         while at < last {
-            let (place, done) = if how == Clear::Zero {
-                access.inner().ensure_zero_mapping(at, last - at)?
-            } else {
-                // A host that loses power now may have zeroes there that the guest does not expect yet, which is none
-                // of what was promised to it. Nobody else uses the cluster until the lock is let go of.
-                let (mut hole, end) = (at, at + MOST_AT_ONCE.min(last - at));
-                while hole < end {
-                    let (mapping, len) = access.get_shallow_mapping(hole, end - hole)?;
-                    let len = some(len, end - hole)?;
-                    if let ShallowMapping::Raw { storage, offset, writable: true, .. } = mapping {
-                        match storage::punch(&storage.file, offset, len) {
-                            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
-                            result => result?,
-                        }
-                    }
-                    hole += len;
-                }
-                access.inner_mut().discard_to_zero(at, end - at)?
-            };
+            let end = at + MOST_AT_ONCE.min(last - at);
+            if how != Clear::Zero {
+                self.punch(&access, at, end)?;
+            }
+            let (place, done) = access.inner().ensure_zero_mapping(at, end - at)?;
             if place != at || done == 0 {
                 return Err(io::Error::other("a range of whole clusters was not cleared"));
             }
@@ -262,6 +260,24 @@ impl Chain {
         }
         if how != Clear::Discard {
             self.write_zeroes(&access, last, end)?;
+        }
+        Ok(())
+    }
+
+    /// Makes holes of the clusters of its own that the top layer has from an offset to another. The guest may find zeroes
+    /// there from now on, even if the host loses power: what was there before is of no interest to it, or was to become
+    /// zero.
+    fn punch(&self, access: &Access, mut offset: u64, end: u64) -> io::Result<()> {
+        while offset < end {
+            let (mapping, len) = access.get_shallow_mapping(offset, end - offset)?;
+            let len = some(len, end - offset)?;
+            if let ShallowMapping::Raw { storage, offset, writable: true, .. } = mapping {
+                match storage::punch(&storage.file, offset, len) {
+                    Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+                    result => result?,
+                }
+            }
+            offset += len;
         }
         Ok(())
     }
@@ -276,6 +292,7 @@ impl Chain {
                 Mapping::Raw { storage, offset, writable: true, .. } => {
                     storage.check_end(offset, len)?;
                     write_all(&storage.file, &vec![0; len as usize], offset)?;
+                    storage.wrote(offset, len);
                 }
                 _ => {
                     // Of a new cluster, so that all of it has to be written.
@@ -289,7 +306,7 @@ impl Chain {
                     let (file, place) = (mapping.storage(), mapping.offset());
                     file.check_end(place, bytes.len() as u64)?;
                     let stored = write_all(&file.file, &bytes, place);
-                    file.wrote();
+                    file.wrote_new(place, bytes.len() as u64);
                     stored?;
                     access.commit_data_mapping(mapping)?;
                 }

@@ -164,9 +164,10 @@ pub fn check(file: &mut File, writable: bool) -> Result<Header, HeaderError> {
         return Err(HeaderError::Wrong("backing file's name"));
     }
     let header = Header { size: fields.long(24), cluster, file: len, backing: name != 0, backing_format };
-    check_mappings(file, &header, &fields)?;
+    let tables = check_mappings(file, &header, &fields)?;
     if writable {
-        check_counts(file, &header, &fields)?;
+        let blocks = check_counts(file, &header, &fields)?;
+        count_tables(file, &header, &tables, &blocks)?;
     }
     Ok(header)
 }
@@ -220,8 +221,8 @@ fn check_version_3(fields: &Fields<'_>, cluster: u64) -> Result<Option<String>, 
     }
 }
 
-/// Checks the first level of mappings ("L1 table").
-fn check_mappings(file: &File, header: &Header, fields: &Fields<'_>) -> Result<(), HeaderError> {
+/// Checks the first level of mappings ("L1 table"), and gives where those of the second level are.
+fn check_mappings(file: &File, header: &Header, fields: &Fields<'_>) -> Result<Vec<u64>, HeaderError> {
     let (entries, offset) = (u64::from(fields.word(36)), fields.long(40));
     // A table of the second level fills a cluster.
     let each = header.cluster / 8 * header.cluster;
@@ -237,11 +238,12 @@ fn check_mappings(file: &File, header: &Header, fields: &Fields<'_>) -> Result<(
     }
     // The highest bit says that the table is counted once, the other ones besides the offset are reserved.
     let tables = read_table(file, header, (offset, entries * 8), "table of mappings", 1 << 63)?;
-    check_places(header, tables, "table of mappings")
+    check_places(header, tables.clone(), "table of mappings")?;
+    Ok(tables)
 }
 
-/// Checks the first level of counts ("refcount table").
-fn check_counts(file: &File, header: &Header, fields: &Fields<'_>) -> Result<(), HeaderError> {
+/// Checks the first level of counts ("refcount table"), and gives where those of the second level are.
+fn check_counts(file: &File, header: &Header, fields: &Fields<'_>) -> Result<Vec<u64>, HeaderError> {
     let wrong = HeaderError::Wrong("table of reference counts");
     let (offset, clusters) = (fields.long(48), u64::from(fields.word(56)));
     if clusters > MAX_TABLE / header.cluster {
@@ -260,7 +262,30 @@ fn check_counts(file: &File, header: &Header, fields: &Fields<'_>) -> Result<(),
     if blocks.first().is_none_or(|place| *place == 0) || last > header.file / each + 1 {
         return Err(wrong);
     }
-    check_places(header, blocks, "table of reference counts")
+    check_places(header, blocks.clone(), "table of reference counts")?;
+    Ok(blocks)
+}
+
+/// Counts the tables of the second level that are not.
+///
+/// The library links a new table before the count of its cluster is in the file (`Qcow2::ensure_l2` and
+/// `Allocator::ensure_rb` of imago 0.2.6). Where the process or the host ended in between, the cluster would be given away
+/// again. Such a table is otherwise whole: it is written before it is linked, and what is in it was counted before.
+fn count_tables(file: &File, header: &Header, tables: &[u64], blocks: &[u64]) -> Result<(), HeaderError> {
+    let each = header.cluster / 2;
+    for place in tables.iter().chain(blocks).filter(|place| **place != 0) {
+        let number = place / header.cluster;
+        let block = usize::try_from(number / each).ok().and_then(|index| blocks.get(index));
+        let Some(block) = block.filter(|block| **block != 0) else {
+            return Err(HeaderError::Wrong("table of reference counts"));
+        };
+        let (at, mut count) = (block + number % each * 2, [0; 2]);
+        read(file, &mut count, at)?;
+        if count == [0; 2] {
+            rustix::io::pwrite(file, &1u16.to_be_bytes(), at).map_err(io::Error::from)?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads a table at an offset, of so many bytes, and gives the places that are its entries without those `flags`.

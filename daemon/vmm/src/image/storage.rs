@@ -32,6 +32,18 @@ pub struct ImageFile {
     /// Whether something was written that may not be on the disk. Whoever writes a table holds this.
     dirty: Mutex<bool>,
     helper: CommonStorageHelper,
+    #[cfg(test)]
+    log: Mutex<Vec<Event>>,
+}
+
+/// What became of a file, in order.
+#[cfg(test)]
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Bytes were written at an offset.
+    Write(u64, Vec<u8>),
+    /// All that was written before is on the disk.
+    Sync,
 }
 
 impl ImageFile {
@@ -39,12 +51,43 @@ impl ImageFile {
     /// host that loses power.
     #[must_use]
     pub fn new(file: File, size: u64, limit: u64, ordered: bool) -> Self {
-        Self { file, size, limit, ordered, dirty: Mutex::new(false), helper: CommonStorageHelper::default() }
+        Self {
+            file,
+            size,
+            limit,
+            ordered,
+            dirty: Mutex::new(false),
+            helper: CommonStorageHelper::default(),
+            #[cfg(test)]
+            log: Mutex::default(),
+        }
     }
 
-    /// Says that data was written that the next table refers to.
-    pub fn wrote(&self) {
+    /// Says that data of a new cluster were written, to which the next table refers.
+    pub fn wrote_new(&self, offset: u64, len: u64) {
+        self.wrote(offset, len);
         *self.dirty.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// Says that data were written to a cluster that was there. Nothing depends on that but the tests.
+    pub fn wrote(&self, _offset: u64, _len: u64) {
+        #[cfg(test)]
+        {
+            let mut bytes = vec![0; _len as usize];
+            std::os::unix::fs::FileExt::read_exact_at(&self.file, &mut bytes, _offset).unwrap();
+            self.record(Event::Write(_offset, bytes));
+        }
+    }
+
+    #[cfg(test)]
+    fn record(&self, event: Event) {
+        self.log.lock().unwrap().push(event);
+    }
+
+    /// What became of the file since it was opened.
+    #[cfg(test)]
+    pub fn log(&self) -> Vec<Event> {
+        self.log.lock().unwrap().clone()
     }
 
     /// Has what was written reach the disk. `always`: also what was written past this (to clusters that were there).
@@ -56,6 +99,8 @@ impl ImageFile {
         if *dirty || always {
             self.file.sync_data()?;
             *dirty = false;
+            #[cfg(test)]
+            self.record(Event::Sync);
         }
         Ok(())
     }
@@ -117,8 +162,12 @@ impl Storage for ImageFile {
         let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
         if self.ordered && *dirty {
             self.file.sync_data()?;
+            #[cfg(test)]
+            self.record(Event::Sync);
         }
         *dirty = true;
+        #[cfg(test)]
+        self.record(Event::Write(offset, rest.iter().flat_map(|slice| slice.to_vec()).collect()));
         while !rest.is_empty() {
             match rustix::io::retry_on_intr(|| rustix::io::pwritev(&self.file, rest, offset))? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
