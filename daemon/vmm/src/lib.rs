@@ -5,7 +5,8 @@
 //! ([`vcpu`]) and what they reach besides memory ([`board`]). The process ends with a status that says how the machine
 //! ended ([`power::Ending`]).
 //!
-//! Devices are [`virtio`] functions on a [`pci`] bus.
+//! Devices are [`virtio`] functions on a [`pci`] bus. What a disk is made of on the host is an [`image`], and what a disk
+//! or a network interface may do in a second is a [`limit`].
 //!
 //! *Threads.* The main thread waits for what comes from outside ([`events`]); each CPU has one, and so has each device
 //! that a driver of the guest's uses.

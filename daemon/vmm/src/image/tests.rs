@@ -408,6 +408,26 @@ fn layers_that_do_not_fit_are_refused() {
     assert_eq!(size, top.metadata().unwrap().len());
 }
 
+#[test]
+fn a_table_that_is_not_counted_is_not_given_away() {
+    let mut bytes = sample();
+    let long = |at: usize| u64::from_be_bytes(*bytes[at..].first_chunk().unwrap()) as usize;
+    let (table, block) = (long(long(40)) & !(1 << 63), long(long(48)));
+    let count = block + table / 4096 * 2;
+    assert_eq!(bytes[count..count + 2], [0, 1]);
+    bytes[count..count + 2].fill(0);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    std::fs::write(&path, &bytes).unwrap();
+    let layer = || vec![Layer { file: open(&path), format: Format::Qcow2 }];
+    // Whoever only reads leaves it as it is.
+    drop(Image::open(layer(), true).unwrap());
+    assert!(std::fs::read(&path).unwrap() == bytes);
+    drop(Image::open(layer(), false).unwrap());
+    assert_eq!(std::fs::read(&path).unwrap()[count..count + 2], [0, 1]);
+    qemu_img(&["check", "-q", "-f", "qcow2"], &[&path]);
+}
+
 /// Does to an image what a guest can, and ignores what comes of it.
 fn exercise(bytes: &[u8], memory: &Memory, read_only: bool) {
     let layer = layer(bytes);
