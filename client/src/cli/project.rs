@@ -23,7 +23,8 @@ pub(crate) enum Project {
     /// Show a project as YAML
     Show {
         /// The project
-        project: String,
+        #[arg(value_name = "PROJECT")]
+        name: String,
     },
 }
 
@@ -34,8 +35,8 @@ impl Project {
         let projects: Vec<ProjectObject> = context.client.get(&url).await?;
         match self {
             Self::List { format } => print_list(&format, &projects, || table(&projects)),
-            Self::Show { project } => {
-                let name = required_name(&project, "project")?;
+            Self::Show { name } => {
+                let name = required_name(&name, "project")?;
                 match projects.iter().find(|project| project.name == name) {
                     Some(project) => print(&to_yaml(project)?),
                     None => bail!("there is no project {name:?}"),
