@@ -284,18 +284,18 @@ fn assert_served(host: &Host, lease: &str, after: &str) {
     within(Duration::from_secs(20), &format!("{after}: the name"), || {
         host.try_inside(BYSTANDER, "nslookup bystander.duet | tail -n +3").text().contains(lease).then_some(())
     });
+    // "expiry hwaddr address ...". dnsmasq empties the file and writes it anew: for a moment there is nothing in it.
     let expiry = || {
-        host.sh(&format!(
-            "cut -d' ' -f1,3 {}/networks/duetbr0/dnsmasq.leases | grep ' {lease}$'",
-            host.state().display()
-        ))
+        let text = std::fs::read_to_string(host.state().join("networks/duetbr0/dnsmasq.leases")).unwrap();
+        let line = text.lines().find(|line| line.split(' ').nth(2) == Some(lease))?;
+        line.split(' ').next().map(str::to_owned)
     };
-    let before = expiry();
+    let before = within(Duration::from_secs(20), &format!("{after}: the lease"), expiry);
     // Leases are written in whole seconds: a renewal in the next one shows. One who is asked again before it has its
     // answer gives up its address and begins anew.
     within(Duration::from_secs(20), &format!("{after}: a renewal"), || {
         host.inside(BYSTANDER, "kill -USR1 $(pidof udhcpc)");
-        poll(Duration::from_secs(3), || (expiry() != before).then_some(()))
+        poll(Duration::from_secs(3), || expiry().filter(|now| *now != before).map(drop))
     });
     within(Duration::from_secs(20), &format!("{after}: the address"), || {
         host.inside(BYSTANDER, "ip -4 addr show eth0").contains(lease).then_some(())
