@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use duet_container::cgroup::OomWatch;
-use duet_container::client::MonitorClient;
+use duet_control::client::MonitorClient;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 

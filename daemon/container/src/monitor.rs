@@ -22,7 +22,8 @@ use nix::unistd::ForkResult;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit};
 
-use crate::protocol::{self, HandshakeEvent, HandshakeRequest, MAX_PACKET};
+use crate::handshake::{HandshakeEvent, HandshakeRequest};
+use crate::protocol::{self, MAX_PACKET};
 use crate::step::{Step, StepError};
 
 mod boot;

@@ -19,7 +19,8 @@ use duet_sys::socket;
 use rustix::fs::CWD;
 use thiserror::Error;
 
-use crate::protocol::{self, HandshakeEvent, HandshakeRequest, MAX_PACKET, ProtocolError};
+use crate::handshake::{HandshakeEvent, HandshakeRequest};
+use crate::protocol::{self, MAX_PACKET, ProtocolError};
 use crate::spec::{ContainerSpec, SpecError};
 
 /// How long each of the two waits of a start may take: far more than a loaded machine needs.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use duet_container::cgroup::Cgroup;
-use duet_container::client::{MonitorClient, read_exit};
-use duet_container::protocol::ExitReason;
+use duet_control::client::{MonitorClient, read_exit};
+use duet_control::protocol::ExitReason;
 use jiff::Timestamp;
 
 use super::expand::Expanded;
@@ -20,7 +20,7 @@ use super::plan::Volatile;
 use super::{idmap, snapshot, start, stop};
 use crate::app::App;
 use crate::config::InstanceSettings;
-use crate::error::{Context, Result, blocking};
+use crate::error::{Context, Error, Result, blocking};
 use crate::inventory::{self, InstanceRow, Power};
 use crate::warnings::INSTANCE_AUTOSTART_FAILURE;
 
@@ -87,7 +87,7 @@ fn adopt_one(app: &App, row: &mut InstanceRow) -> Result<Option<(Arc<Live>, Opti
         run_dir,
         init_pid: adopted.status.init_pid,
         pidfd: adopted.pidfd,
-        netlink: adopted.netlink,
+        netlink: adopted.netlink.ok_or_else(|| Error::internal("its monitor shows no network"))?,
         started_at,
         idmap: idmap::recorded(&row.config),
         cpus: None,

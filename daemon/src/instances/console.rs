@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::extract::ws::{Message, WebSocket};
 use duet_client::api::{InstanceConsolePost, SessionControl};
-use duet_container::client::{ClientError, MonitorClient};
-use duet_container::protocol::{ErrorKind, PtySize, Reply, Request};
+use duet_control::client::{ClientError, MonitorClient};
+use duet_control::protocol::{ErrorKind, PtySize, Reply, Request};
 use serde_json::json;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use axum::extract::ws::{Message, WebSocket};
 use duet_client::api::{InstanceExecPost, SessionControl};
-use duet_container::client::MonitorClient;
-use duet_container::protocol::{ErrorKind, ExecRequest, ExecStatus, PtySize, Reply};
+use duet_control::client::MonitorClient;
+use duet_control::protocol::{ErrorKind, ExecRequest, ExecStatus, PtySize, Reply};
 use serde_json::{Value, json};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -141,7 +141,7 @@ async fn begin(
     .await?;
     let (client, executed) = match started {
         Ok(started) => started,
-        Err(duet_container::client::ClientError::Refused(refused)) => {
+        Err(duet_control::client::ClientError::Refused(refused)) => {
             let (code, words) = match refused.kind {
                 ErrorKind::CommandNotFound => (127, "Command not found".to_owned()),
                 ErrorKind::CommandNotExecutable => (126, "Command not executable".to_owned()),

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use duet_container::cgroup::{Cgroup, CpuList};
-use duet_container::client::MonitorClient;
-use duet_container::protocol::{ExitReason, ExitRecord, Reply};
 use duet_container::spec::IdMap;
+use duet_control::client::MonitorClient;
+use duet_control::protocol::{ExitReason, ExitRecord, Reply};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -200,7 +200,7 @@ impl Live {
     pub async fn call<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(MonitorClient) -> std::result::Result<T, duet_container::client::ClientError> + Send + 'static,
+        F: FnOnce(MonitorClient) -> std::result::Result<T, duet_control::client::ClientError> + Send + 'static,
     {
         let run_dir = self.run_dir.clone();
         blocking(move || MonitorClient::connect(&run_dir).and_then(work).map_err(|e| Error::invalid(e.to_string())))

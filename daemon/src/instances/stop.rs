@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use duet_container::protocol::ExitReason;
+use duet_control::protocol::ExitReason;
 use serde_json::Value;
 
 use super::lifecycle::{Observed, Request};

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use duet_sys::socket;
 
 use super::receive_packet;
-use crate::protocol::{self, HandshakeEvent, HandshakeRequest};
+use crate::handshake::{HandshakeEvent, HandshakeRequest};
+use crate::protocol;
 use crate::step::{Step, StepError};
 
 /// The socket whose other end the daemon holds. Its end of the stream means that the start is given up.

@@ -10,8 +10,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use duet_control::attach::open_source;
 use duet_sys::mount::{self, Change, NODEV, NOEXEC, NOSUID, RDONLY};
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, makedev};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, makedev};
 
 use crate::inside::mounts::NODES_DIR;
 use crate::spec::{ContainerSpec, DeviceKind, DeviceNode, IdMap, MountSource, MountSpec};
@@ -198,21 +199,6 @@ fn describe(source: &MountSource) -> String {
         MountSource::Path(path) => format!("{path:?}"),
         MountSource::Fd(index) => format!("descriptor {index}"),
         MountSource::Tmpfs { .. } => "a tmpfs".to_owned(),
-    }
-}
-
-/// Makes a detached mount of a source, in the mount namespace that the caller lives in.
-///
-/// # Errors
-/// `NotFound` if it does not exist. A descriptor is no source that could be opened.
-pub(crate) fn open_source(source: &MountSource, recursive: bool) -> io::Result<OwnedFd> {
-    match source {
-        MountSource::Path(path) => mount::clone_tree(CWD, &path.canonicalize()?, recursive),
-        MountSource::Tmpfs { size } => {
-            let size = size.to_string();
-            mount::new_filesystem("tmpfs", &[("size", Some(&size)), ("mode", Some("1777"))], NOSUID | NODEV)
-        }
-        MountSource::Fd(_) => Err(io::Error::from_raw_os_error(libc::EBADF)),
     }
 }
 

@@ -283,6 +283,9 @@ impl Server {
                 let outcome = hotplug::detach_device(&self.running, &target, id);
                 self.go_on(outcome)
             }
+            Request::ExecResize(_) | Request::GuestState | Request::Files => {
+                Err(invalid("this is a container: only a virtual machine's monitor does that"))
+            }
             Request::Watch => {
                 let ready = self.is_ready();
                 if let Some(connection) = self.connections.get_mut(&id) {

@@ -151,7 +151,7 @@ fn a_new_daemon_finds_the_container_again() {
 
     // Both netlink sockets, the old one and the new one, hear of a new address.
     container.ok("ip addr add 127.9.9.9/8 dev lo");
-    for netlink in [&adopted.netlink, &container.started.as_ref().unwrap().netlink] {
+    for netlink in [adopted.netlink.as_ref().unwrap(), &container.started.as_ref().unwrap().netlink] {
         let mut buffer = [0; 4096];
         let len = rustix::io::read(netlink, &mut buffer).unwrap();
         assert!(len > 0);

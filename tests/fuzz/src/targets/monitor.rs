@@ -2,9 +2,8 @@
 
 use std::fmt::Debug;
 
-use duet_container::protocol::{
-    self, ExitRecord, HandshakeEvent, HandshakeRequest, Reply, encode, parse, parse_request,
-};
+use duet_container::handshake::{HandshakeEvent, HandshakeRequest};
+use duet_control::protocol::{self, ExitRecord, Reply, encode, parse, parse_request};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

@@ -14,11 +14,10 @@ use std::time::{Duration, Instant};
 use duet_sys::socket;
 use thiserror::Error;
 
-use crate::monitor::props::open_source;
+use crate::attach::{DeviceNode, MountSource, MountSpec, open_source};
 use crate::protocol::{
     self, ErrorReply, ExecRequest, ExitRecord, MAX_PACKET, ProtocolError, PtySize, Reply, Request, SOCKET_NAME, Status,
 };
-use crate::spec::{DeviceNode, MountSource, MountSpec};
 
 /// How long [`MonitorClient::call`] waits for a reply.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,8 +87,8 @@ pub struct Adopted {
     pub status: Status,
     /// Refers to init.
     pub pidfd: OwnedFd,
-    /// A `NETLINK_ROUTE` socket in the container's network namespace, subscribed to links and addresses.
-    pub netlink: OwnedFd,
+    /// Of a container: a `NETLINK_ROUTE` socket in its network namespace, subscribed to links and addresses.
+    pub netlink: Option<OwnedFd>,
 }
 
 /// A program that was started in the container. Its end arrives on the same connection as [`Reply::ExecExited`].
@@ -200,11 +199,11 @@ impl MonitorClient {
     pub fn status(&self) -> Result<Adopted, ClientError> {
         match self.call(&Request::Status, &[])? {
             (Reply::Status(status), fds) => {
-                let [pidfd, netlink] = fds.try_into().map_err(|fds: Vec<_>| ProtocolError::Descriptors {
-                    request: "status",
-                    expected: 2,
-                    got: fds.len(),
-                })?;
+                let got = fds.len();
+                let mut fds = fds.into_iter();
+                let (Some(pidfd), netlink, None) = (fds.next(), fds.next(), fds.next()) else {
+                    return Err(ProtocolError::Descriptors { request: "status", expected: 2, got }.into());
+                };
                 Ok(Adopted { status, pidfd, netlink })
             }
             (reply, _) => Err(unexpected(&Request::Status, &reply)),
@@ -230,6 +229,39 @@ impl MonitorClient {
     /// As [`Self::send`]. The reply arrives in order with the others.
     pub fn send_exec_signal(&self, signal: i32) -> Result<(), ClientError> {
         self.send(&Request::ExecSignal { signal }, &[])
+    }
+
+    /// Sets the size of the window of the virtual machine's program that this connection runs.
+    ///
+    /// # Errors
+    /// As [`Self::send`]. The reply arrives in order with the others.
+    pub fn send_exec_resize(&self, size: PtySize) -> Result<(), ClientError> {
+        self.send(&Request::ExecResize(size), &[])
+    }
+
+    /// Asks a virtual machine's guest how it is.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] where its agent does not answer (yet), else as [`Self::call`].
+    pub fn guest_state(&self) -> Result<serde_json::Value, ClientError> {
+        match self.call(&Request::GuestState, &[])? {
+            (Reply::GuestState(state), _) => Ok(state),
+            (reply, _) => Err(unexpected(&Request::GuestState, &reply)),
+        }
+    }
+
+    /// A stream to a service for a virtual machine's files.
+    ///
+    /// # Errors
+    /// As [`Self::guest_state`].
+    pub fn files(&self) -> Result<OwnedFd, ClientError> {
+        match self.call(&Request::Files, &[])? {
+            (Reply::Files, fds) => fds
+                .into_iter()
+                .next()
+                .ok_or_else(|| ProtocolError::Descriptors { request: "files", expected: 1, got: 0 }.into()),
+            (reply, _) => Err(unexpected(&Request::Files, &reply)),
+        }
     }
 
     /// Attaches to the console: the stream carries its bytes both ways until either side closes it. The console is
@@ -353,6 +385,9 @@ fn name_of(request: &Request) -> &'static str {
         Request::Status => "status",
         Request::Exec(_) => "exec",
         Request::ExecSignal { .. } => "exec_signal",
+        Request::ExecResize(_) => "exec_resize",
+        Request::GuestState => "guest_state",
+        Request::Files => "files",
         Request::Console { .. } => "console",
         Request::ConsoleResize(_) => "console_resize",
         Request::SignalInit { .. } => "signal_init",

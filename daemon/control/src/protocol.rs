@@ -1,18 +1,11 @@
-//! The messages between the daemon and a container's monitor.
+//! The messages between the daemon and an instance's monitor.
 //!
-//! Both sockets are `AF_UNIX` `SOCK_SEQPACKET`: one message is one packet of JSON, descriptors travel beside it
+//! The socket is `AF_UNIX` `SOCK_SEQPACKET`: one message is one packet of JSON, descriptors travel beside it
 //! (`SCM_RIGHTS`, unix(7)). Unknown fields are ignored and unknown requests get [`ErrorKind::Invalid`], so that a daemon
-//! and a monitor of neighbouring versions understand each other.
+//! and a monitor of neighbouring versions understand each other; so does a request that this kind of instance has not.
 //!
-//! *Handshake* (a socketpair, the monitor's standard input): the daemon sends [`HandshakeRequest::Start`] with the
-//! descriptors of the spec's mounts; the monitor answers [`HandshakeEvent::Created`] with two descriptors, init's pidfd
-//! and a netlink socket of the container's network namespace; the daemon moves the network interfaces in and sends
-//! [`HandshakeRequest::Go`]; the monitor answers [`HandshakeEvent::Started`] once init's program runs. In place of each
-//! answer there can be [`HandshakeEvent::Failed`]. If either side closes its end before `Started`, everything made so
-//! far is undone.
-//!
-//! *Control* (`monitor.sock` in the run directory): any number of connections. Each request gets exactly one reply, in
-//! order. Three kinds of connection then carry further packets that were not asked for: one that did
+//! It lies in the run directory ([`SOCKET_NAME`]) and takes any number of connections. Each request gets exactly one reply,
+//! in order. Three kinds of connection then carry further packets that were not asked for: one that did
 //! [`Request::Exec`] gets [`Reply::ExecExited`], one that did [`Request::Watch`] gets [`Reply::Ready`] and
 //! [`Reply::Exited`], one that holds
 //! the console gets [`Reply::ConsoleTaken`].
@@ -23,55 +16,22 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::spec::{ContainerSpec, DeviceNode, MountSpec};
+use crate::attach::{DeviceNode, MountSpec};
 
 /// The name of the control socket in the run directory.
 pub const SOCKET_NAME: &str = "monitor.sock";
-/// The name of the file in the run directory that says how the container ended ([`ExitRecord`]).
+/// The name of the file in the run directory that says how the instance ended ([`ExitRecord`]).
 pub const EXIT_FILE: &str = "exit.json";
 /// The largest packet in bytes. Both ends set their send buffers to hold it.
 pub const MAX_PACKET: usize = 192 * 1024;
 /// The most descriptors that travel with one packet (the kernel's own bound, `SCM_MAX_FD`, is 253).
 pub const MAX_FDS: usize = 128;
 
-/// What the daemon says on the handshake socket.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum HandshakeRequest {
-    /// Create the container and wait. The descriptors are those that [`crate::spec::MountSource::Fd`] speaks of.
-    Start {
-        /// The container.
-        spec: Box<ContainerSpec>,
-    },
-    /// The network is attached: run init.
-    Go,
-}
-
-/// What the monitor says on the handshake socket.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum HandshakeEvent {
-    /// The namespaces exist. Beside it travel init's pidfd and the netlink socket.
-    Created {
-        /// Init's process id on the host.
-        init_pid: u32,
-    },
-    /// Init's program was executed.
-    Started,
-    /// The start ended here and nothing is left of it.
-    Failed {
-        /// What was being done.
-        step: String,
-        /// What went wrong, without the step.
-        error: String,
-    },
-}
-
 /// What a client asks on the control socket.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Request {
-    /// How is it? Replied by [`Reply::Status`] with init's pidfd and the netlink socket.
+    /// How is it? Replied by [`Reply::Status`] with init's pidfd and, of a container, the netlink socket.
     Status,
     /// Run a program. Without a pty, three descriptors come along: its standard input, output and error.
     Exec(ExecRequest),
@@ -80,6 +40,13 @@ pub enum Request {
         /// The signal's number.
         signal: i32,
     },
+    /// Set the size of the window of the virtual machine's program that this connection runs. (A container's terminal comes
+    /// to who asked for it, and is told there.)
+    ExecResize(PtySize),
+    /// Ask a virtual machine's guest how it is. Replied by [`Reply::GuestState`].
+    GuestState,
+    /// Serve a virtual machine's files. Replied by [`Reply::Files`] with a stream to the service.
+    Files,
     /// Attach to the console. Replied by [`Reply::Console`] with one end of a stream socket pair.
     Console {
         /// Take it from the client that has it.
@@ -110,7 +77,7 @@ pub enum Request {
         /// The path in the container.
         target: PathBuf,
     },
-    /// Tell this connection when the container ends.
+    /// Tell this connection when the instance ends.
     Watch,
 }
 
@@ -122,9 +89,9 @@ pub enum Reply {
     Ok,
     /// The answer to [`Request::Status`].
     Status(Status),
-    /// The program runs. With a pty, its master side comes along.
+    /// The program runs. With a pty, its master side comes along; of a virtual machine's, a stream socket.
     ExecStarted {
-        /// Its process id on the host.
+        /// Its process id on the host, or in the virtual machine.
         pid: u32,
     },
     /// The program ended; nothing further comes on this connection on its account.
@@ -132,13 +99,17 @@ pub enum Reply {
         /// How it ended.
         status: ExecStatus,
     },
+    /// How the guest is, as it says: `duet_agent::protocol::message::State`.
+    GuestState(serde_json::Value),
+    /// The stream to the service comes along.
+    Files,
     /// The console's stream comes along.
     Console,
     /// Another client took the console; the stream is closed.
     ConsoleTaken,
     /// Init said that the system is up (told once to each connection that watches).
     Ready,
-    /// The container ended; the connection closes after this.
+    /// The instance ended; the connection closes after this.
     Exited(ExitRecord),
     /// The request was not carried out.
     Error(ErrorReply),
@@ -149,7 +120,7 @@ pub enum Reply {
 pub struct Status {
     /// The instance's name, as it was at start.
     pub name: String,
-    /// Init's process id on the host.
+    /// Init's process id on the host; of a virtual machine, that of the process which is the machine.
     pub init_pid: u32,
     /// The monitor's own process id.
     pub monitor_pid: u32,
@@ -163,7 +134,7 @@ pub struct Status {
     /// Whether init has said that the system is up.
     #[serde(default)]
     pub ready: bool,
-    /// What the daemon gave it to keep: see [`crate::spec::ContainerSpec::notes`].
+    /// What the daemon gave it to keep: the changes of its configuration that belong to this start.
     #[serde(default)]
     pub notes: BTreeMap<String, Option<String>>,
     /// The monitor's version.
@@ -221,7 +192,7 @@ impl ExecStatus {
     }
 }
 
-/// How a container ended. The monitor writes it to [`EXIT_FILE`] and tells it to the watchers.
+/// How an instance ended. The monitor writes it to [`EXIT_FILE`] and tells it to the watchers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExitRecord {
     /// Why.
@@ -332,6 +303,9 @@ pub fn parse_request(packet: &[u8], fds: usize) -> Result<Request, ProtocolError
         Request::AttachMount(_) => ("attach_mount", 1),
         Request::Status
         | Request::ExecSignal { .. }
+        | Request::ExecResize(_)
+        | Request::GuestState
+        | Request::Files
         | Request::Console { .. }
         | Request::ConsoleResize(_)
         | Request::SignalInit { .. }
