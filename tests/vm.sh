@@ -18,16 +18,21 @@ sources() {
 
 make_parts() { # make_parts DIR
     install_packages mmdebstrap debian-archive-keyring e2fsprogs
-    # The root is what a container's image has: no udev, no kernel. The kernel comes from a tree of its own.
+    # The root is what a container's image has: no udev, no kernel, and a network that is set up for an eth0. The kernel
+    # comes from a tree of its own. The disk is larger than the filesystem on it, which grows when it is mounted.
     mmdebstrap --quiet --mode=root --variant=minbase --aptopt='APT::Install-Recommends "false"' \
-        --include=systemd-sysv,dbus "$suite" "$1/root" - < <(sources)
-    mke2fs -q -t ext4 -E root_owner=0:0 -d "$1/root" "$1/disk.img" 1536M
+        --include=systemd-sysv,dbus,kmod,login,passwd "$suite" "$1/root" - < <(sources)
+    printf '[Match]\nName=eth0\n[Network]\nDHCP=yes\n' >"$1/root/etc/systemd/network/eth0.network"
+    chroot "$1/root" systemctl --quiet enable systemd-networkd.service
+    mke2fs -q -t ext4 -E root_owner=0:0 -d "$1/root" "$1/disk.img" 1G
+    truncate --size 3G "$1/disk.img"
     rm -rf "$1/root"
     mmdebstrap --quiet --mode=root --variant=minbase --aptopt='APT::Install-Recommends "false"' \
         --include=kmod,linux-image-cloud-amd64 "$suite" "$1/tree" - < <(sources)
     mkdir -p "$1/kernel/lib"
     mv "$1/tree/boot" "$1/kernel/boot"
     mv "$1/tree/usr/lib/modules" "$1/kernel/lib/modules"
+    mke2fs -q -t ext4 -E root_owner=0:0 -d "$1"/kernel/lib/modules/* "$1/modules.img" 256M
     rm -rf "$1/tree"
 }
 
@@ -45,5 +50,6 @@ if [ ! -d "$parts" ]; then
 fi
 step "Booting virtual machines"
 cd "$top"
-export DUET_VM_KERNEL=$parts/kernel DUET_VM_DISK=$parts/disk.img DUET_VM_AGENT=$target/release/duet-agent.static
+export DUET_VM_KERNEL=$parts/kernel DUET_VM_DISK=$parts/disk.img DUET_VM_MODULES=$parts/modules.img
+export DUET_VM_AGENT=$target/release/duet-agent.static
 cargo test --release --locked -p duet-agent --test boot -- --nocapture --test-threads 1 "$@"

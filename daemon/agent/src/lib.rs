@@ -21,4 +21,5 @@ pub mod init;
 pub mod initramfs;
 pub mod mux;
 pub mod protocol;
+pub mod setup;
 mod uevent;

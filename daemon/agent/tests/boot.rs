@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -15,22 +16,24 @@ use duet_agent::client::{Client, ClientError, Exec, Stdio, connect_vsock};
 use duet_agent::initramfs;
 use duet_agent::mux::Link;
 use duet_agent::protocol::message::{ErrorKind, ExecRequest, ExecStatus, Power, PtySize};
+use duet_agent::setup::{self, Setup};
 use duet_files::{FileSession, WriteOptions};
 
 /// Emulation is slow, and not alone on the machine.
 const BOOT: Duration = Duration::from_secs(300);
 const SOON: Duration = Duration::from_secs(60);
 
-/// An image made for containers has no udev, without which systemd knows no device and waits 90 seconds for the console's
-/// before it runs a login on it. The login of containers waits for none.
-const NO_UDEV: &str = "systemd.getty_auto=no systemd.wants=console-getty.service";
+/// What QEMU's own network gives to a guest.
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 15));
 
 /// What the script made.
 struct Parts {
     /// A root with a kernel in /boot and its modules in /lib/modules.
     kernel: PathBuf,
-    /// A disk with the image's root.
+    /// A disk with the image's root, of which the filesystem takes a part.
     disk: PathBuf,
+    /// A disk with the kernel's modules.
+    modules: PathBuf,
     /// The agent, linked statically.
     agent: PathBuf,
 }
@@ -39,7 +42,12 @@ impl Parts {
     fn find() -> Option<Self> {
         let var = |name: &str| std::env::var_os(name).map(PathBuf::from);
         let parts = (|| {
-            Some(Self { kernel: var("DUET_VM_KERNEL")?, disk: var("DUET_VM_DISK")?, agent: var("DUET_VM_AGENT")? })
+            Some(Self {
+                kernel: var("DUET_VM_KERNEL")?,
+                disk: var("DUET_VM_DISK")?,
+                modules: var("DUET_VM_MODULES")?,
+                agent: var("DUET_VM_AGENT")?,
+            })
         })();
         if parts.is_none() {
             eprintln!("skipped: run tests/vm.sh, which makes a kernel and a disk for this");
@@ -55,6 +63,17 @@ fn only(dir: &Path, prefix: &str) -> PathBuf {
     found.next().unwrap_or_else(|| panic!("{} has no {prefix}*", dir.display())).path()
 }
 
+/// What a machine is started with.
+#[derive(Default)]
+struct Plan<'a> {
+    words: &'a str,
+    setup: Option<Setup>,
+    /// Further arguments of QEMU's.
+    more: Vec<OsString>,
+    /// A disk that is written to, instead of the script's.
+    disk: Option<&'a Path>,
+}
+
 struct Machine {
     qemu: Child,
     dir: tempfile::TempDir,
@@ -63,21 +82,25 @@ struct Machine {
 
 impl Machine {
     fn start(parts: &Parts, words: &str) -> Self {
-        Self::start_with(parts, words, tempfile::tempdir().unwrap(), &[])
+        Self::start_with(parts, Plan { words, ..Plan::default() }, tempfile::tempdir().unwrap())
     }
 
-    fn start_with(parts: &Parts, words: &str, dir: tempfile::TempDir, more: &[OsString]) -> Self {
+    fn start_with(parts: &Parts, plan: Plan<'_>, dir: tempfile::TempDir) -> Self {
         let path = |name: &str| dir.path().join(name);
         let modules = only(&parts.kernel.join("lib/modules"), "");
         let begun = Instant::now();
+        let mut archive = File::create(path("initrd")).unwrap();
         let loaded = initramfs::write(
             &fs::read(&parts.agent).unwrap(),
             File::open(&parts.kernel).unwrap(),
             &Path::new("lib/modules").join(modules.file_name().unwrap()),
             "ext4",
-            File::create(path("initrd")).unwrap(),
+            &mut archive,
         )
         .unwrap();
+        if let Some(setup) = &plan.setup {
+            initramfs::append_setup(setup, &mut archive).unwrap();
+        }
         let size = fs::metadata(path("initrd")).unwrap().len();
         eprintln!("initramfs: {size} bytes in {:?}, with {}", begun.elapsed(), loaded.join(" "));
         let option = |text: &str, path: &Path, rest: &str| {
@@ -107,17 +130,25 @@ impl Machine {
             .arg(only(&parts.kernel.join("boot"), "vmlinuz"))
             .arg("-initrd")
             .arg(path("initrd"))
-            .args(["-append", &format!("console=ttyS0 quiet {words}")])
+            .args(["-append", &format!("console=ttyS0 quiet {}", plan.words)])
             .arg("-drive")
-            .arg(option("if=none,id=root,format=raw,snapshot=on,file=", &parts.disk, ""))
+            .arg(match plan.disk {
+                Some(disk) => option("if=none,id=root,format=raw,file=", disk, ""),
+                None => option("if=none,id=root,format=raw,snapshot=on,file=", &parts.disk, ""),
+            })
             .args(["-device", "virtio-blk-pci,drive=root,serial=the-root"])
             .args(["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent,name=org.duet.agent"])
             .arg("-chardev")
             .arg(option("socket,id=agent,server=on,wait=off,path=", &path("agent.sock"), ""))
-            .arg("-serial")
-            .arg(option("file:", &path("console"), ""))
+            .arg("-chardev")
+            .arg(option(
+                &format!("socket,id=console,server=on,wait=off,logfile={},path=", path("console").display()),
+                &path("console.sock"),
+                "",
+            ))
+            .args(["-serial", "chardev:console"])
             .args(["-device", "virtio-rng-pci"])
-            .args(more)
+            .args(&plan.more)
             .stdin(Std::null())
             .spawn()
             .unwrap();
@@ -194,7 +225,13 @@ fn shell(client: &Client, command: &str) -> (ExecStatus, String, String) {
 #[test]
 fn a_guest_boots_and_serves_from_its_first_moment_to_its_last() {
     let Some(parts) = Parts::find() else { return };
-    let mut machine = Machine::start(&parts, &format!("duet.root=serial:the-root rw rootfstype=ext4 {NO_UDEV}"));
+    let plan = Plan {
+        words: "duet.root=serial:the-root rw rootfstype=ext4 duet.modules",
+        setup: Some(told()),
+        more: cards_and_modules(&parts),
+        ..Plan::default()
+    };
+    let mut machine = Machine::start_with(&parts, plan, tempfile::tempdir().unwrap());
     let (client, _) = machine.connect();
     eprintln!("agent after {:?}", machine.started.elapsed());
     let (status, out, _) = shell(&client, "cat /proc/1/comm; cat /proc/self/mountinfo | grep ' / / '");
@@ -208,8 +245,14 @@ fn a_guest_boots_and_serves_from_its_first_moment_to_its_last() {
     let state = client.state(SOON).unwrap();
     eprintln!("{state:#?}");
     assert_eq!(state.os_release["ID"], "debian");
-    assert!(state.memory.total > 300 << 20 && state.root.total > 1 << 30 && state.processes > 20);
+    assert!(state.memory.total > 300 << 20 && state.processes > 20);
     assert!(state.network["lo"].loopback);
+    let sentences: Vec<String> =
+        machine.console().lines().filter(|line| line.contains("duet: ")).map(str::to_owned).collect();
+    assert!(sentences.len() == 1 && sentences[0].contains("duet: /proc/cmdline cannot be written"), "{sentences:?}");
+
+    was_told(&client);
+    console(&client, &machine);
 
     programs(&client);
     terminal(&client, "tty | grep /dev/pts/");
@@ -244,6 +287,101 @@ fn a_guest_boots_and_serves_from_its_first_moment_to_its_last() {
     assert!(console.contains("Power down"), "{console}");
 }
 
+/// The cards of the machine, by the order in which the kernel finds them.
+const CARDS: [[u8; 6]; 2] = [[0x52, 0x54, 0, 0, 0, 0x0a], [0x52, 0x54, 0, 0, 0, 0x0b]];
+
+/// Two cards, the first of which leads nowhere, and the disk with the modules.
+fn cards_and_modules(parts: &Parts) -> Vec<OsString> {
+    let mac = |card: [u8; 6]| card.map(|byte| format!("{byte:02x}")).join(":");
+    let mut modules = OsString::from("if=none,id=modules,format=raw,readonly=on,file=");
+    modules.push(&parts.modules);
+    let words = [
+        "-netdev".into(),
+        "hubport,id=nowhere,hubid=0".into(),
+        "-device".into(),
+        format!("virtio-net-pci,netdev=nowhere,mac={}", mac(CARDS[0])),
+        "-netdev".into(),
+        "user,id=net".into(),
+        "-device".into(),
+        format!("virtio-net-pci,netdev=net,mac={}", mac(CARDS[1])),
+        "-device".into(),
+        "virtio-blk-pci,drive=modules,serial=duet-modules".into(),
+        "-drive".into(),
+    ];
+    words.into_iter().map(OsString::from).chain([modules]).collect()
+}
+
+/// What the boot is told: a name, files, and that the second card is eth0.
+fn told() -> Setup {
+    let file = |path: &str, content: &str, create_only| setup::File {
+        path: path.into(),
+        content: content.into(),
+        create_only,
+    };
+    let nic = |card: usize, name: &str| setup::Nic { mac: CARDS[card], name: name.into() };
+    Setup {
+        hostname: Some("told".into()),
+        files: vec![
+            file("/etc/hostname", "told\n", false),
+            file("/etc/debian_version", "not this", true),
+            file("/srv/new/file", "content\n", true),
+            file("/proc/cmdline", "this cannot be", false),
+        ],
+        nics: vec![nic(0, "eth1"), nic(1, "eth0")],
+    }
+}
+
+/// All of that was done, the root has grown, and the system has all that it wants without waiting.
+fn was_told(client: &Client) {
+    assert_eq!(shell(client, "systemctl is-system-running --wait; systemctl --failed --quiet").1, "running\n");
+    eprintln!("{}", shell(client, "systemd-analyze; systemd-analyze blame | head").1);
+    let state = client.state(SOON).unwrap();
+    assert_eq!(state.hostname, "told");
+    assert!(state.root.total > 2900 << 20, "{:?}", state.root);
+    let (_, out, _) = shell(client, "cat /etc/hostname /srv/new/file; grep not /etc/debian_version; ls -A /srv/new");
+    assert_eq!(out, "told\ncontent\nfile\n");
+    let (_, out, _) = shell(client, "cat /sys/class/net/eth0/address /sys/class/net/eth1/address");
+    assert_eq!(out, "52:54:00:00:00:0b\n52:54:00:00:00:0a\n");
+    // By DHCP, from QEMU.
+    let deadline = Instant::now() + SOON;
+    while !client.state(SOON).unwrap().network["eth0"].addresses.iter().any(|found| found.address == ADDRESS) {
+        assert!(Instant::now() < deadline, "{}", shell(client, "networkctl; networkctl status eth0").1);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let (status, out, err) =
+        shell(client, "modprobe dummy && grep dummy /proc/modules && systemctl is-active getty.target");
+    assert_eq!(status, ExecStatus::Code(0), "{out}{err}");
+}
+
+/// Somebody logs in on the console, and has a terminal there.
+fn console(client: &Client, machine: &Machine) {
+    assert_eq!(shell(client, "passwd -d root").0, ExecStatus::Code(0));
+    let shows = |text: &str| {
+        let deadline = Instant::now() + SOON;
+        while !machine.console().contains(text) {
+            assert!(Instant::now() < deadline, "{text:?} is not shown:\n{}", machine.console());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let mut keyboard = UnixStream::connect(machine.dir.path().join("console.sock")).unwrap();
+    // What is shown must be taken, or QEMU shows no more.
+    let mut screen = keyboard.try_clone().unwrap();
+    let screen = std::thread::spawn(move || std::io::copy(&mut screen, &mut std::io::sink()));
+    shows("told login: ");
+    keyboard.write_all(b"root\n").unwrap();
+    shows("root@told:");
+    keyboard.write_all(b"tty; echo $((6 * 7))0; sleep 1000\n").unwrap();
+    shows("420");
+    // A terminal's own keys reach what runs there.
+    keyboard.write_all(b"\x03").unwrap();
+    shows("^C");
+    keyboard.write_all(b"echo $((7 * 7))0; exit\n").unwrap();
+    shows("490");
+    keyboard.shutdown(std::net::Shutdown::Both).unwrap();
+    screen.join().unwrap().unwrap();
+    assert!(!machine.console().contains("no job control"), "{}", machine.console());
+}
+
 /// Connections are cut in the middle of everything, and the next client finds an agent all the same.
 fn reconnect(machine: &mut Machine) {
     let mut lasting = 0;
@@ -276,6 +414,41 @@ fn reconnect(machine: &mut Machine) {
     }
 }
 
+/// The files of a machine that is switched off, and what is left of its disk afterwards.
+#[test]
+fn a_root_is_served_without_anything_of_it_running() {
+    let Some(parts) = Parts::find() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk");
+    let copied = Command::new("cp").arg("--sparse=always").args([&parts.disk, &disk]).status().unwrap();
+    assert!(copied.success());
+    let check = |command: &str, words: &[&str]| {
+        let output = Command::new(command).args(words).arg(&disk).output().unwrap();
+        assert!(output.status.success(), "{command}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let words = "duet.root=serial:the-root rw duet.serve";
+    let plan = Plan { words, setup: Some(told()), disk: Some(&disk), ..Plan::default() };
+    let mut machine = Machine::start_with(&parts, plan, tempfile::tempdir().unwrap());
+    let (client, _) = machine.connect();
+    eprintln!("serves after {:?}", machine.started.elapsed());
+    assert_eq!(client.state(SOON).unwrap().up, None);
+    files(&client);
+    let (_, out, _) = shell(&client, "readlink /proc/1/exe; ls /srv; echo made > /srv/made");
+    assert_eq!(out, "/init (deleted)\nfile\n");
+    // One that has a file open, and one that nobody waits for.
+    let _held = exec(&client, &["sh", "-c", "sleep 1111 & exec sleep 1000 > /srv/held"]).unwrap();
+    let begun = Instant::now();
+    client.power(Power { reboot: false, force: false }, SOON).unwrap();
+    machine.wait();
+    eprintln!("switched off in {:?}", begun.elapsed());
+    assert!(!machine.console().contains("duet"), "{}", machine.console());
+    let header = check("dumpe2fs", &["-h"]);
+    assert!(header.contains("state:         clean\n") && !header.contains("needs_recovery"), "{header}");
+    check("e2fsck", &["-f", "-n"]);
+    assert_eq!(check("debugfs", &["-R", "cat /srv/made"]), "made\n");
+}
+
 /// By vsock, as with Duet's own monitor: the device of another project stands in for that where there is no KVM.
 #[test]
 fn a_guest_is_reached_by_vsock() {
@@ -298,7 +471,8 @@ fn a_guest_is_reached_by_vsock() {
     let mut chardev = OsString::from("socket,id=vsock,path=");
     chardev.push(&device);
     let more = ["-chardev".into(), chardev, "-device".into(), "vhost-user-vsock-pci,chardev=vsock".into()];
-    let mut machine = Machine::start_with(&parts, "duet.root=/dev/vda rw init=/bin/sh", dir, &more);
+    let plan = Plan { words: "duet.root=/dev/vda rw init=/bin/sh", more: more.into(), ..Plan::default() };
+    let mut machine = Machine::start_with(&parts, plan, dir);
     for round in 0..3 {
         let begun = Instant::now();
         let (client, socket) = loop {
@@ -331,7 +505,7 @@ fn a_guest_without_its_root_says_so_and_ends() {
     for (words, sentence) in [
         (
             "duet.root=serial:another duet.wait=1",
-            "duet: the root, a disk with the serial number another, did not appear",
+            "duet: there is no root: a disk with the serial number another did not appear",
         ),
         ("", "duet: the kernel's command line names no root"),
         ("duet.root=/dev/vda rootfstype=vfat", "duet: the root /dev/vda cannot be mounted as vfat"),

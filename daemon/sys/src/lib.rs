@@ -5,6 +5,7 @@
 
 pub mod bpf;
 pub mod btrfs;
+pub mod ext4;
 pub mod ioctl;
 pub mod link;
 pub mod loop_device;

@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use doors::Doors;
+use power::InitKind;
 pub(crate) use power::end_now;
 use program::{Program, Progress, Streams};
 
@@ -203,7 +204,7 @@ impl Agent {
             }
             Request::State => Some(Reply::State(Box::new(state::read(self.ready)))),
             Request::SetTime { seconds, nanoseconds } => Some(done(power::set_time(seconds, nanoseconds))),
-            Request::Power(power) if power.force => {
+            Request::Power(power) if power.force || InitKind::running() == InitKind::None => {
                 self.farewell = Some((power, Instant::now() + FAREWELL));
                 Some(Reply::Done)
             }
@@ -274,6 +275,9 @@ impl Agent {
         let Some((power, deadline)) = self.farewell else { return };
         if self.engine.as_ref().is_none_or(Engine::flushed) || Instant::now() >= deadline {
             self.farewell = None;
+            if InitKind::running() == InitKind::None {
+                power::put_root_down();
+            }
             if let Err(error) = power::end_now(power.reboot) {
                 report(&format!("the system cannot be ended: {error}"));
             }

@@ -13,6 +13,8 @@ pub(super) struct CommandLine {
     pub root: Option<Root>,
     pub wait: Duration,
     pub panic: bool,
+    pub modules: bool,
+    pub serve: bool,
     pub types: Vec<String>,
     pub flags: Option<String>,
     pub read_only: bool,
@@ -35,14 +37,25 @@ impl CommandLine {
 
     /// The last of several words for the same thing counts, as with the kernel.
     fn parse(text: &str) -> Self {
-        let mut line =
-            Self { root: None, wait: WAIT, panic: false, types: Vec::new(), flags: None, read_only: true, init: None };
+        let mut line = Self {
+            root: None,
+            wait: WAIT,
+            panic: false,
+            modules: false,
+            serve: false,
+            types: Vec::new(),
+            flags: None,
+            read_only: true,
+            init: None,
+        };
         for word in words(text) {
             let (key, value) = word.split_once('=').unwrap_or((&word, ""));
             match key {
                 "duet.root" => line.root = Root::parse(value),
                 "duet.wait" => line.wait = value.parse().map_or(WAIT, Duration::from_secs),
                 "duet.panic" => line.panic = true,
+                "duet.modules" => line.modules = true,
+                "duet.serve" => line.serve = true,
                 "rootfstype" => line.types = value.split(',').map(str::to_owned).collect(),
                 "rootflags" => line.flags = Some(value.to_owned()),
                 "ro" => line.read_only = true,
@@ -94,12 +107,12 @@ mod tests {
     fn a_command_line_is_understood() {
         let line = CommandLine::parse(
             "console=ttyS0 duet.root=/dev/vda duet.root=serial:root/2 rootfstype=ext4,xfs rootflags=\"data=journal noatime\" \
-             ro rw duet.panic duet.wait=5 init=/bin/sh -- duet.root=/dev/no\n",
+             ro rw duet.panic duet.modules duet.wait=5 init=/bin/sh -- duet.root=/dev/no\n",
         );
         assert_eq!(line.root, Some(Root::Serial { serial: "root".into(), partition: Some(2) }));
         assert_eq!(line.types, ["ext4", "xfs"]);
         assert_eq!(line.flags.as_deref(), Some("data=journal noatime"));
-        assert!(!line.read_only && line.panic);
+        assert!(!line.read_only && line.panic && line.modules && !line.serve);
         assert_eq!((line.wait, line.init.as_deref()), (Duration::from_secs(5), Some("/bin/sh")));
         let line = CommandLine::parse("duet.root=nonsense duet.wait=x");
         assert_eq!((line.root, line.wait, line.read_only), (None, WAIT, true));

@@ -1,9 +1,12 @@
 //! Process 1 of the initramfs: from the kernel's first program to the image's own init.
 //!
 //! ```text
-//!  mount /dev, /proc, /sys ── load modules ── wait for the root's device ── mount it on /root
-//!    ── move the mounts there, make it / ── free the initramfs ── start the agent ── execute the image's init
+//!  mount /dev, /proc, /sys ── load modules ── wait for the root's device ── mount it on /root ── let it grow
+//!    ── move the mounts there, make it / ── free the initramfs ── apply what the host told this boot
+//!    ── start the agent ── execute the image's init, or with `duet.serve` stay
 //! ```
+//!
+//! What the host tells a boot is a [`crate::setup::Setup`].
 //!
 //! It understands these words of the kernel's command line:
 //!
@@ -12,13 +15,20 @@
 //! | `duet.root=/dev/vda` | the root's device |
 //! | `duet.root=serial:NAME`, `serial:NAME/2` | the disk with this serial number, or its second partition |
 //! | `duet.wait=60` | for how many seconds the device is waited for |
+//! | `duet.modules` | a disk with the serial number `duet-modules` holds an ext4 with a directory of modules |
+//! | `duet.serve` | the image's init is not executed: the agent serves the root as it lies, and ends the machine |
 //! | `duet.panic` | end in a kernel panic when the root cannot be reached, instead of power off |
 //! | `rootfstype=ext4`, `rootflags=...`, `ro`, `rw` | how it is mounted, as the kernel itself has them |
 //! | `init=/sbin/init` | the image's init, as the kernel itself has it |
 
 mod cmdline;
+mod grow;
 mod modules;
+mod nics;
+mod no_udev;
 mod root;
+mod serve;
+mod setup;
 mod switch;
 
 use std::convert::Infallible;
@@ -72,11 +82,26 @@ fn boot() -> Result<Infallible, Failure> {
     }
     furnish_dev();
     let line = CommandLine::read().map_err(saying("the kernel's command line cannot be read"))?;
+    let setup = setup::take();
     modules::load_all(Path::new(MODULES));
-    root::mount_root(&line, Path::new(NEW_ROOT))?;
+    let device = root::mount_root(&line, Path::new(NEW_ROOT))?;
+    if !line.read_only {
+        grow::grow(&device, Path::new(NEW_ROOT));
+    }
     switch::switch_root(Path::new(NEW_ROOT))?;
+    if line.serve {
+        return serve::stay(switch::start_agent()?);
+    }
+    if line.modules {
+        modules::mount_disk();
+    }
+    setup::apply(&setup);
+    let inits = switch::inits(line.init.as_deref());
+    if let Some(init) = inits.iter().map(Path::new).find(|init| init.exists()) {
+        no_udev::prepare(init);
+    }
     switch::start_agent()?;
-    switch::become_init(line.init.as_deref())
+    switch::become_init(&inits)
 }
 
 /// Completes /dev as a container's is, for images whose init leaves that to who runs it. An init that makes these things itself

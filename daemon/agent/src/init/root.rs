@@ -14,14 +14,14 @@ use super::cmdline::{CommandLine, Root};
 use super::{Failure, saying};
 use crate::uevent::Uevents;
 
-/// Waits for the root's device and mounts it.
-pub(super) fn mount_root(line: &CommandLine, target: &Path) -> Result<(), Failure> {
+/// Waits for the root's device, which it returns, and mounts it.
+pub(super) fn mount_root(line: &CommandLine, target: &Path) -> Result<PathBuf, Failure> {
     let Some(root) = &line.root else {
         return Err(
             "the kernel's command line names no root: it needs duet.root=/dev/... or duet.root=serial:...".into()
         );
     };
-    let device = wait_for(root, line.wait)?;
+    let device = wait_for(root, line.wait).map_err(saying("there is no root"))?;
     let types = if line.types.is_empty() {
         types_of(&fs::read_to_string("/proc/filesystems").unwrap_or_default())
     } else {
@@ -33,7 +33,7 @@ pub(super) fn mount_root(line: &CommandLine, target: &Path) -> Result<(), Failur
     let mut failure = Errno::NODEV;
     for kind in &types {
         match mount(&device, target, kind.as_str(), flags, options.as_deref()) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(device),
             // Another filesystem than this, or one that the kernel does not know: the next may be it.
             Err(Errno::INVAL | Errno::NODEV) if failure != Errno::NODEV => {}
             Err(errno) => failure = errno,
@@ -50,7 +50,8 @@ fn types_of(filesystems: &str) -> Vec<String> {
     types
 }
 
-fn wait_for(root: &Root, time: Duration) -> Result<PathBuf, Failure> {
+/// Waits for a device to be there.
+pub(super) fn wait_for(root: &Root, time: Duration) -> Result<PathBuf, Failure> {
     let deadline = Instant::now() + time;
     let events = Uevents::listen().map_err(saying("the kernel cannot be listened to for devices"))?;
     loop {
@@ -65,7 +66,7 @@ fn wait_for(root: &Root, time: Duration) -> Result<PathBuf, Failure> {
                     format!("partition {number} of a disk with the serial number {serial}")
                 }
             };
-            return Err(format!("the root, {wanted}, did not appear within {time:?}; there is {}", disks().join(", ")));
+            return Err(format!("{wanted} did not appear within {time:?}; there is {}", disks().join(", ")));
         }
         events.take();
     }

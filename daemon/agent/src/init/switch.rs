@@ -10,6 +10,7 @@ use std::{env, fs, io};
 use duet_sys::process::{self, Fork, Namespaces};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::mount::{UnmountFlags, mount_move, unmount};
+use rustix::process::Pid;
 
 use super::{Failure, saying, warn};
 use crate::agent::{NAME, NOTIFY_SOCKET};
@@ -71,12 +72,12 @@ fn free(dir: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Leaves the agent running, in the new root.
-pub(super) fn start_agent() -> Result<(), Failure> {
+/// Leaves the agent running, in the new root, and returns its id.
+pub(super) fn start_agent() -> Result<Pid, Failure> {
     let name = CString::new(NAME).map_err(saying("the agent has no name"))?;
     // SAFETY: this process has a single thread.
     match unsafe { process::fork_into(Namespaces::default(), None) }.map_err(saying("the agent cannot be started"))? {
-        Fork::Parent { .. } => Ok(()),
+        Fork::Parent { pid, .. } => Pid::from_raw(pid).ok_or_else(|| "the agent has no number".to_owned()),
         Fork::Child => {
             let error = become_agent(&name);
             warn(&format!("the agent cannot be started: {error}"));
@@ -99,12 +100,13 @@ fn become_agent(name: &CStr) -> io::Error {
     }
 }
 
+/// What is tried as the image's init, in this order.
+pub(super) fn inits(named: Option<&str>) -> Vec<&str> {
+    named.map_or_else(|| INITS.to_vec(), |named| vec![named])
+}
+
 /// Becomes the image's init, with the arguments and the environment that the kernel gave.
-pub(super) fn become_init(named: Option<&str>) -> Result<Infallible, Failure> {
-    let candidates: Vec<&str> = match named {
-        Some(named) => vec![named],
-        None => INITS.to_vec(),
-    };
+pub(super) fn become_init(candidates: &[&str]) -> Result<Infallible, Failure> {
     let arguments: Vec<CString> =
         env::args_os().skip(1).filter_map(|word| CString::new(word.into_vec()).ok()).collect();
     // systemd says there that the system is up (systemd(1), `$NOTIFY_SOCKET`).
@@ -115,7 +117,7 @@ pub(super) fn become_init(named: Option<&str>) -> Result<Infallible, Failure> {
         .collect();
     process::reset_signals();
     let mut failure = None;
-    for candidate in &candidates {
+    for candidate in candidates {
         let path = CString::new(*candidate).map_err(saying("init= is no path"))?;
         let mut argv = vec![path.clone()];
         argv.extend(arguments.iter().cloned());

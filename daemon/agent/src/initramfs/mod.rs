@@ -17,6 +17,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use crate::init::{MODULE_LIST, MODULES, NEW_ROOT};
+use crate::setup::{SETUP, Setup};
 use cpio::Archive;
 use modules::Modules;
 use source::Source;
@@ -109,6 +110,17 @@ pub fn write(
     archive.file(&format!("{}/{MODULE_LIST}", MODULES.trim_start_matches('/')), 0o644, list.as_bytes())?;
     archive.finish()?;
     Ok(chosen.into_iter().map(|(_, name)| name).collect())
+}
+
+/// Writes what one boot is told, as an archive of its own, to stand behind the kernel's initramfs: the kernel unpacks archives
+/// that follow each other (Linux' Documentation/driver-api/early-userspace/buffer-format.rst).
+///
+/// # Errors
+/// As the writer; a path that is no UTF-8 cannot be told either.
+pub fn append_setup(setup: &Setup, out: impl Write) -> io::Result<()> {
+    let mut archive = Archive::new(out);
+    archive.file(SETUP.trim_start_matches('/'), 0o600, &serde_json::to_vec(setup)?)?;
+    archive.finish()
 }
 
 /// The modules to take, those that others depend on first: their paths and names.
