@@ -143,7 +143,9 @@ impl Server {
             watch(Source::TaskEnd(*id), task.pidfd.as_fd(), PollFlags::IN);
         }
         let console = self.running.console.interest();
-        watch(Source::ConsoleMaster, console.master.0, console.master.1);
+        if let Some((master, flags)) = console.master {
+            watch(Source::ConsoleMaster, master, flags);
+        }
         if let Some((client, flags)) = console.client {
             watch(Source::ConsoleClient, client, flags);
         }
