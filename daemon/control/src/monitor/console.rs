@@ -87,12 +87,7 @@ struct Client {
 /// The console.
 #[derive(Debug)]
 pub struct Console {
-    /// What the instance writes comes from here, and what is typed goes here.
-    master: OwnedFd,
-    /// Of a terminal: held open so that the master never reports that the last reader hung up.
-    slave: Option<OwnedFd>,
-    /// Of a stream: whether the instance has closed its end.
-    ended: bool,
+    device: Device,
     log: ConsoleLog,
     /// Whether the last piece could not be logged.
     log_fails: bool,
@@ -101,11 +96,38 @@ pub struct Console {
     input: Vec<u8>,
 }
 
+/// The instance's side.
+#[derive(Debug)]
+enum Device {
+    /// A terminal's two ends. The slave is held open so that the master never reports that the last reader hung up.
+    Terminal { master: OwnedFd, slave: OwnedFd },
+    /// What the instance writes comes from `output` until that has ended, and what is typed goes into `input`.
+    Stream { output: OwnedFd, input: OwnedFd, ended: bool },
+}
+
+impl Device {
+    fn output(&self) -> &OwnedFd {
+        match self {
+            Self::Terminal { master, .. } => master,
+            Self::Stream { output, .. } => output,
+        }
+    }
+
+    fn input(&self) -> &OwnedFd {
+        match self {
+            Self::Terminal { master, .. } => master,
+            Self::Stream { input, .. } => input,
+        }
+    }
+}
+
 /// What poll(2) is to watch of the console.
 #[derive(Debug)]
 pub struct Interest<'a> {
-    /// The instance's side; nothing once that has ended.
-    pub master: Option<(BorrowedFd<'a>, PollFlags)>,
+    /// What the instance writes; nothing once that has ended.
+    pub output: Option<(BorrowedFd<'a>, PollFlags)>,
+    /// Where what is typed goes, if some waits for that.
+    pub input: Option<(BorrowedFd<'a>, PollFlags)>,
     /// The client's stream.
     pub client: Option<(BorrowedFd<'a>, PollFlags)>,
 }
@@ -116,20 +138,23 @@ impl Console {
     /// # Errors
     /// As fcntl(2).
     pub fn new(pty: Pty, log: ConsoleLog) -> io::Result<Self> {
-        Self::of(pty.master, Some(pty.slave), log)
+        socket::set_nonblocking(&pty.master, true)?;
+        Ok(Self::of(Device::Terminal { master: pty.master, slave: pty.slave }, log))
     }
 
-    /// A stream of bytes, as the serial port of a virtual machine: it has no size.
+    /// Two streams of bytes, as the serial port of a virtual machine has: what it writes comes from `output`, what is typed
+    /// goes into `input`. It has no size.
     ///
     /// # Errors
     /// As fcntl(2).
-    pub fn of_stream(stream: OwnedFd, log: ConsoleLog) -> io::Result<Self> {
-        Self::of(stream, None, log)
+    pub fn of_streams(output: OwnedFd, input: OwnedFd, log: ConsoleLog) -> io::Result<Self> {
+        socket::set_nonblocking(&output, true)?;
+        socket::set_nonblocking(&input, true)?;
+        Ok(Self::of(Device::Stream { output, input, ended: false }, log))
     }
 
-    fn of(master: OwnedFd, slave: Option<OwnedFd>, log: ConsoleLog) -> io::Result<Self> {
-        socket::set_nonblocking(&master, true)?;
-        Ok(Self { master, slave, ended: false, log, log_fails: false, client: None, input: Vec::new() })
+    fn of(device: Device, log: ConsoleLog) -> Self {
+        Self { device, log, log_fails: false, client: None, input: Vec::new() }
     }
 
     /// Whether a client has it.
@@ -161,27 +186,32 @@ impl Console {
     /// # Errors
     /// As ioctl(2) `TIOCSWINSZ`.
     pub fn resize(&self, size: PtySize) -> io::Result<()> {
-        if self.slave.is_some() { pty::resize(&self.master, size.columns, size.rows) } else { Ok(()) }
+        match &self.device {
+            Device::Terminal { master, .. } => pty::resize(master, size.columns, size.rows),
+            Device::Stream { .. } => Ok(()),
+        }
     }
 
     /// What is to be watched.
     #[must_use]
     pub fn interest(&self) -> Interest<'_> {
-        let mut master = PollFlags::empty();
+        let mut output = PollFlags::empty();
+        let mut input = PollFlags::empty();
         let mut client = PollFlags::empty();
         if self.client.as_ref().is_none_or(|client| client.pending.len() < PENDING_LIMIT) {
-            master |= PollFlags::IN;
+            output |= PollFlags::IN;
         }
         if self.input.is_empty() {
             client |= PollFlags::IN;
         } else {
-            master |= PollFlags::OUT;
+            input |= PollFlags::OUT;
         }
         if self.client.as_ref().is_some_and(|client| client.lost || !client.pending.is_empty()) {
             client |= PollFlags::OUT;
         }
         Interest {
-            master: (!self.ended).then(|| (self.master.as_fd(), master)),
+            output: (!self.has_ended()).then(|| (self.device.output().as_fd(), output)),
+            input: (!input.is_empty()).then(|| (self.device.input().as_fd(), input)),
             client: self.client.as_ref().map(|attached| (attached.stream.as_fd(), client)),
         }
     }
@@ -203,22 +233,22 @@ impl Console {
         }
     }
 
-    /// The master is ready for what was asked of it.
-    pub fn master_ready(&mut self, events: PollFlags) {
-        if events.intersects(PollFlags::OUT) {
-            self.feed();
-        }
-        if events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
-            self.drain();
+    fn has_ended(&self) -> bool {
+        matches!(self.device, Device::Stream { ended: true, .. })
+    }
+
+    fn end(&mut self) {
+        if let Device::Stream { ended, .. } = &mut self.device {
+            *ended = true;
         }
     }
 
     /// Reads what the instance wrote, for the log and the client.
     pub fn drain(&mut self) {
         let mut chunk = [0; CHUNK];
-        match rustix::io::read(&self.master, &mut chunk) {
+        match rustix::io::read(self.device.output(), &mut chunk) {
             // A terminal has no end; this is that of a stream.
-            Ok(0) => self.ended = self.slave.is_none(),
+            Ok(0) => self.end(),
             Ok(len) => {
                 // A full disk must not stop the instance; what is missing in the log is missing, and said once.
                 let logged = self.log.append(&chunk[..len]);
@@ -230,16 +260,16 @@ impl Console {
             }
             Err(rustix::io::Errno::IO) => self.reopen_slave(),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-            Err(_) => self.ended = self.slave.is_none(),
+            Err(_) => self.end(),
         }
     }
 
     /// Reads until nothing is left: after the instance's end.
     pub fn drain_all(&mut self) {
         for _ in 0..256 {
-            let mut ready = [rustix::event::PollFd::new(&self.master, PollFlags::IN)];
+            let mut ready = [rustix::event::PollFd::new(self.device.output(), PollFlags::IN)];
             match rustix::event::poll(&mut ready, Some(&rustix::event::Timespec::default())) {
-                Ok(1) if ready[0].revents().contains(PollFlags::IN) && !self.ended => self.drain(),
+                Ok(1) if ready[0].revents().contains(PollFlags::IN) && !self.has_ended() => self.drain(),
                 _ => break,
             }
         }
@@ -303,13 +333,10 @@ impl Console {
     }
 
     /// Gives the instance what the client typed.
-    fn feed(&mut self) {
+    pub fn feed(&mut self) {
         while !self.input.is_empty() {
-            let written = match self.slave {
-                Some(_) => rustix::io::write(&self.master, &self.input),
-                None => send_some(&self.master, &self.input),
-            };
-            match written {
+            // Rust's programs ignore SIGPIPE.
+            match rustix::io::write(self.device.input(), &self.input) {
                 Ok(sent) => {
                     self.input.drain(..sent);
                 }
@@ -321,13 +348,14 @@ impl Console {
 
     /// After a container hung the terminal up (vhangup(2), as a login does), a fresh slave keeps the master usable.
     fn reopen_slave(&mut self) {
-        if self.slave.is_none() {
-            self.ended = true;
-            return;
-        }
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        if let Ok(slave) = rustix::pty::ioctl_tiocgptpeer(&self.master, flags) {
-            self.slave = Some(slave);
+        match &mut self.device {
+            Device::Terminal { master, slave } => {
+                if let Ok(fresh) = rustix::pty::ioctl_tiocgptpeer(&*master, flags) {
+                    *slave = fresh;
+                }
+            }
+            Device::Stream { ended, .. } => *ended = true,
         }
     }
 }
