@@ -39,7 +39,7 @@ make_parts() { # make_parts DIR
 need_rust
 install_packages qemu-system-x86 busybox-static
 build_agent
-parts=$cache/$suite-$(sha256sum "$0" | cut -c 1-12)
+parts=$cache/$suite-$(declare -f sources make_parts | sha256sum | cut -c 1-12)
 if [ ! -d "$parts" ]; then
     step "Making a kernel and a disk ($suite)"
     mkdir -p "$cache"

@@ -104,9 +104,12 @@ fn become_user(jail: &JailSpec) -> Result<(), ConfineError> {
     let (uid, gid) = (Uid::from_raw(jail.uid), Gid::from_raw(jail.gid));
     // The process has one thread, so that what the kernel keeps for each is all there is. Without root and its
     // capabilities there is no way back.
+    // The kernel forgets with the user that the process is to end with its parent (prctl(2), PR_SET_PDEATHSIG).
+    let death = rustix::process::parent_process_death_signal().map_err(step("ask what it ends with"))?;
     rustix::thread::set_thread_groups(&[]).map_err(step("leave its groups"))?;
     rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(step("change its group"))?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(step("change its user"))
+    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(step("change its user"))?;
+    rustix::process::set_parent_process_death_signal(death).map_err(step("end with its parent"))
 }
 
 fn give_up_files() -> Result<(), RulesetError> {

@@ -83,7 +83,7 @@ pub(super) fn boot(
     drop((theirs, tasks));
     clock.lap("clone");
     // After the clone, so that init does not inherit it; a host that does not allow it does without.
-    protect_from_oom();
+    super::protect_from_oom();
     if let Some(map) = spec.idmap {
         write_maps(init.pid, map)?;
     }
@@ -217,11 +217,6 @@ impl Drop for Init {
 fn namespaces(idmap: Option<IdMap>) -> Namespaces {
     let all = Namespaces::PID.and(Namespaces::NET).and(Namespaces::IPC).and(Namespaces::UTS);
     if idmap.is_some() { all.and(Namespaces::USER) } else { all }
-}
-
-/// Makes the kernel prefer everybody else when memory runs out.
-fn protect_from_oom() {
-    let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
 }
 
 fn write_maps(pid: i32, map: IdMap) -> Result<(), StepError> {

@@ -76,7 +76,8 @@ enum Source {
     Init,
     Notify,
     Listener,
-    ConsoleMaster,
+    ConsoleOutput,
+    ConsoleInput,
     ConsoleClient,
     Connection(u64),
     TaskLink(TaskId),
@@ -110,7 +111,8 @@ impl Server {
                 Source::Init => {}
                 Source::Listener => self.accept(),
                 Source::Notify => self.notified(),
-                Source::ConsoleMaster => self.running.console.master_ready(flags),
+                Source::ConsoleOutput => self.running.console.drain(),
+                Source::ConsoleInput => self.running.console.feed(),
                 Source::ConsoleClient => self.running.console.client_ready(flags),
                 Source::Connection(id) => self.connection_ready(id, flags),
                 Source::TaskLink(id) => self.hear(id),
@@ -143,7 +145,12 @@ impl Server {
             watch(Source::TaskEnd(*id), task.pidfd.as_fd(), PollFlags::IN);
         }
         let console = self.running.console.interest();
-        watch(Source::ConsoleMaster, console.master.0, console.master.1);
+        if let Some((output, flags)) = console.output {
+            watch(Source::ConsoleOutput, output, flags);
+        }
+        if let Some((input, flags)) = console.input {
+            watch(Source::ConsoleInput, input, flags);
+        }
         if let Some((client, flags)) = console.client {
             watch(Source::ConsoleClient, client, flags);
         }

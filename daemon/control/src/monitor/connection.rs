@@ -7,29 +7,32 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use duet_sys::socket;
 use rustix::event::PollFlags;
 
-use super::task::TaskId;
 use crate::protocol::{self, ErrorKind, ErrorReply, Reply};
 
 /// How many messages may wait for a client. None needs more than its reply and an event or two; who lets this many
 /// pile up sends requests without reading replies.
 const OUTBOX_LIMIT: usize = 16;
 
-pub(super) struct Connection {
+/// A client's connection.
+#[derive(Debug)]
+pub struct Connection {
     socket: OwnedFd,
     outbox: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
-    /// It wants to be told of the container's end.
+    /// It wants to be told of the instance's end.
     pub watching: bool,
     /// It attached to the console last.
     pub has_console: bool,
     /// Its last request is still being carried out by this task; further ones wait, so that replies stay in order.
-    pub waits_for: Option<TaskId>,
+    pub waits_for: Option<u64>,
     /// The program that it runs.
-    pub program: Option<TaskId>,
+    pub program: Option<u64>,
     /// It is to be closed: it failed, or left.
     pub dead: bool,
 }
 
 impl Connection {
+    /// Of a socket that is non-blocking.
+    #[must_use]
     pub fn new(socket: OwnedFd) -> Self {
         Self {
             socket,
@@ -42,6 +45,8 @@ impl Connection {
         }
     }
 
+    /// What poll(2) is to watch of it.
+    #[must_use]
     pub fn interest(&self) -> PollFlags {
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::IN, self.waits_for.is_none() && self.outbox.is_empty());
@@ -99,6 +104,7 @@ impl Connection {
     }
 
     /// Whether everything was sent, or never will be.
+    #[must_use]
     pub fn is_settled(&self) -> bool {
         self.dead || self.outbox.is_empty()
     }

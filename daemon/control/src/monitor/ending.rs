@@ -1,4 +1,4 @@
-//! The end of a container, and of its monitor with it.
+//! The end of an instance, and of its monitor with it.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -14,9 +14,12 @@ use crate::step::{Step, StepError};
 /// How long watchers may take for the last message.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Writes down how the container ended, so that a daemon that was away can read it. The record appears whole or not at
+/// Writes down how the instance ended, so that a daemon that was away can read it. The record appears whole or not at
 /// all.
-pub(super) fn record(run_dir: &OwnedFd, record: &ExitRecord) -> Result<(), StepError> {
+///
+/// # Errors
+/// The step that failed.
+pub fn record(run_dir: &OwnedFd, record: &ExitRecord) -> Result<(), StepError> {
     const NEW: &str = "exit.json.new";
     let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC;
     let file = rustix::fs::openat(run_dir, NEW, flags, Mode::from_raw_mode(0o600)).step("record the end")?;
@@ -25,7 +28,10 @@ pub(super) fn record(run_dir: &OwnedFd, record: &ExitRecord) -> Result<(), StepE
 }
 
 /// Tells the watchers, and takes the control socket away.
-pub(super) fn announce(
+///
+/// # Errors
+/// The socket could not be removed.
+pub fn announce(
     run_dir: &OwnedFd,
     connections: &mut BTreeMap<u64, Connection>,
     record: &ExitRecord,

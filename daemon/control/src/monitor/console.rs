@@ -1,7 +1,7 @@
-//! The container's console: its log since boot, and the one client that may be attached to it.
+//! An instance's console: its log since boot, and the one client that may be attached to it.
 //!
-//! The monitor always reads what the container writes, so that a boot never stalls for want of a reader. A client that
-//! reads slowly holds the container up for at most [`PATIENCE`]; from then on, until it reads again, what is written is
+//! The monitor always reads what the instance writes, so that a boot never stalls for want of a reader. A client that
+//! reads slowly holds the instance up for at most [`PATIENCE`]; from then on, until it reads again, what is written is
 //! dropped for it (the log has it all).
 
 use std::fs::{File, OpenOptions};
@@ -25,13 +25,17 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const CHUNK: usize = 4096;
 
 /// The log of everything written to the console since boot, held to a size.
-pub(super) struct ConsoleLog {
+#[derive(Debug)]
+pub struct ConsoleLog {
     file: File,
     limit: u64,
 }
 
 impl ConsoleLog {
-    /// Creates the log, or empties that of the last boot.
+    /// Creates the log, or empties that of the last boot. It is held to `limit` bytes.
+    ///
+    /// # Errors
+    /// As open(2).
     pub fn create(path: &Path, limit: u64) -> io::Result<Self> {
         // Not in append mode, in which pwrite(2) appends whatever its offset says.
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
@@ -69,46 +73,100 @@ impl ConsoleLog {
 }
 
 /// The attached client.
+#[derive(Debug)]
 struct Client {
     stream: OwnedFd,
     /// Console output that it has not taken.
     pending: Vec<u8>,
-    /// Since when it has been holding the container up.
+    /// Since when it has been holding the instance up.
     stalled: Option<Instant>,
-    /// It held the container up for too long: what is written is dropped for it until it takes something again.
+    /// It held the instance up for too long: what is written is dropped for it until it takes something again.
     lost: bool,
 }
 
 /// The console.
-pub(super) struct Console {
-    master: OwnedFd,
-    /// Held open so that the master never reports that the last reader hung up.
-    slave: OwnedFd,
+#[derive(Debug)]
+pub struct Console {
+    device: Device,
     log: ConsoleLog,
     /// Whether the last piece could not be logged.
     log_fails: bool,
     client: Option<Client>,
-    /// Input from the client that the container has not taken.
+    /// Input from the client that the instance has not taken.
     input: Vec<u8>,
 }
 
+/// The instance's side.
+#[derive(Debug)]
+enum Device {
+    /// A terminal's two ends. The slave is held open so that the master never reports that the last reader hung up.
+    Terminal { master: OwnedFd, slave: OwnedFd },
+    /// What the instance writes comes from `output` until that has ended, and what is typed goes into `input`.
+    Stream { output: OwnedFd, input: OwnedFd, ended: bool },
+}
+
+impl Device {
+    fn output(&self) -> &OwnedFd {
+        match self {
+            Self::Terminal { master, .. } => master,
+            Self::Stream { output, .. } => output,
+        }
+    }
+
+    fn input(&self) -> &OwnedFd {
+        match self {
+            Self::Terminal { master, .. } => master,
+            Self::Stream { input, .. } => input,
+        }
+    }
+}
+
 /// What poll(2) is to watch of the console.
-pub(super) struct Interest<'a> {
-    pub master: (BorrowedFd<'a>, PollFlags),
+#[derive(Debug)]
+pub struct Interest<'a> {
+    /// What the instance writes; nothing once that has ended.
+    pub output: Option<(BorrowedFd<'a>, PollFlags)>,
+    /// Where what is typed goes, if some waits for that.
+    pub input: Option<(BorrowedFd<'a>, PollFlags)>,
+    /// The client's stream.
     pub client: Option<(BorrowedFd<'a>, PollFlags)>,
 }
 
 impl Console {
+    /// A terminal, as containers have it.
+    ///
+    /// # Errors
+    /// As fcntl(2).
     pub fn new(pty: Pty, log: ConsoleLog) -> io::Result<Self> {
         socket::set_nonblocking(&pty.master, true)?;
-        Ok(Self { master: pty.master, slave: pty.slave, log, log_fails: false, client: None, input: Vec::new() })
+        Ok(Self::of(Device::Terminal { master: pty.master, slave: pty.slave }, log))
     }
 
+    /// Two streams of bytes, as the serial port of a virtual machine has: what it writes comes from `output`, what is typed
+    /// goes into `input`. It has no size.
+    ///
+    /// # Errors
+    /// As fcntl(2).
+    pub fn of_streams(output: OwnedFd, input: OwnedFd, log: ConsoleLog) -> io::Result<Self> {
+        socket::set_nonblocking(&output, true)?;
+        socket::set_nonblocking(&input, true)?;
+        Ok(Self::of(Device::Stream { output, input, ended: false }, log))
+    }
+
+    fn of(device: Device, log: ConsoleLog) -> Self {
+        Self { device, log, log_fails: false, client: None, input: Vec::new() }
+    }
+
+    /// Whether a client has it.
+    #[must_use]
     pub fn is_attached(&self) -> bool {
         self.client.is_some()
     }
 
     /// Attaches a client, in place of another one if there is. Returns the client's end of the stream.
+    ///
+    /// # Errors
+    /// As socketpair(2).
     pub fn attach(&mut self) -> io::Result<OwnedFd> {
         let (ours, theirs) = socket::stream_pair()?;
         socket::set_nonblocking(&ours, true)?;
@@ -117,36 +175,49 @@ impl Console {
         Ok(theirs)
     }
 
+    /// Lets go of the client.
     pub fn detach(&mut self) {
         self.client = None;
         self.input.clear();
     }
 
+    /// Sets the size of the window. A stream has none, which is no error.
+    ///
+    /// # Errors
+    /// As ioctl(2) `TIOCSWINSZ`.
     pub fn resize(&self, size: PtySize) -> io::Result<()> {
-        pty::resize(&self.master, size.columns, size.rows)
+        match &self.device {
+            Device::Terminal { master, .. } => pty::resize(master, size.columns, size.rows),
+            Device::Stream { .. } => Ok(()),
+        }
     }
 
+    /// What is to be watched.
+    #[must_use]
     pub fn interest(&self) -> Interest<'_> {
-        let mut master = PollFlags::empty();
+        let mut output = PollFlags::empty();
+        let mut input = PollFlags::empty();
         let mut client = PollFlags::empty();
         if self.client.as_ref().is_none_or(|client| client.pending.len() < PENDING_LIMIT) {
-            master |= PollFlags::IN;
+            output |= PollFlags::IN;
         }
         if self.input.is_empty() {
             client |= PollFlags::IN;
         } else {
-            master |= PollFlags::OUT;
+            input |= PollFlags::OUT;
         }
         if self.client.as_ref().is_some_and(|client| client.lost || !client.pending.is_empty()) {
             client |= PollFlags::OUT;
         }
         Interest {
-            master: (self.master.as_fd(), master),
+            output: (!self.has_ended()).then(|| (self.device.output().as_fd(), output)),
+            input: (!input.is_empty()).then(|| (self.device.input().as_fd(), input)),
             client: self.client.as_ref().map(|attached| (attached.stream.as_fd(), client)),
         }
     }
 
     /// When the console wants to be looked at even if nothing happens.
+    #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.client.as_ref().and_then(|client| client.stalled).map(|since| since + PATIENCE)
     }
@@ -162,23 +233,24 @@ impl Console {
         }
     }
 
-    /// The master is ready for what was asked of it.
-    pub fn master_ready(&mut self, events: PollFlags) {
-        if events.intersects(PollFlags::OUT) {
-            self.feed();
-        }
-        if events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
-            self.drain();
+    fn has_ended(&self) -> bool {
+        matches!(self.device, Device::Stream { ended: true, .. })
+    }
+
+    fn end(&mut self) {
+        if let Device::Stream { ended, .. } = &mut self.device {
+            *ended = true;
         }
     }
 
-    /// Reads what the container wrote, for the log and the client.
+    /// Reads what the instance wrote, for the log and the client.
     pub fn drain(&mut self) {
         let mut chunk = [0; CHUNK];
-        match rustix::io::read(&self.master, &mut chunk) {
-            Ok(0) => {}
+        match rustix::io::read(self.device.output(), &mut chunk) {
+            // A terminal has no end; this is that of a stream.
+            Ok(0) => self.end(),
             Ok(len) => {
-                // A full disk must not stop the container; what is missing in the log is missing, and said once.
+                // A full disk must not stop the instance; what is missing in the log is missing, and said once.
                 let logged = self.log.append(&chunk[..len]);
                 if let (Err(error), false) = (&logged, self.log_fails) {
                     super::say(format_args!("write the console log: {error}"));
@@ -187,16 +259,17 @@ impl Console {
                 self.pass_on(&chunk[..len]);
             }
             Err(rustix::io::Errno::IO) => self.reopen_slave(),
-            Err(_) => {}
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(_) => self.end(),
         }
     }
 
-    /// Reads until nothing is left: after the container's end.
+    /// Reads until nothing is left: after the instance's end.
     pub fn drain_all(&mut self) {
         for _ in 0..256 {
-            let mut ready = [rustix::event::PollFd::new(&self.master, PollFlags::IN)];
+            let mut ready = [rustix::event::PollFd::new(self.device.output(), PollFlags::IN)];
             match rustix::event::poll(&mut ready, Some(&rustix::event::Timespec::default())) {
-                Ok(1) if ready[0].revents().contains(PollFlags::IN) => self.drain(),
+                Ok(1) if ready[0].revents().contains(PollFlags::IN) && !self.has_ended() => self.drain(),
                 _ => break,
             }
         }
@@ -241,7 +314,7 @@ impl Console {
         }
         let gone = events.intersects(PollFlags::HUP | PollFlags::ERR);
         if !self.input.is_empty() {
-            // What it still has to say would have to wait for the container, and a client that has gone cannot.
+            // What it still has to say would have to wait for the instance, and a client that has gone cannot.
             return if gone {
                 self.detach()
             };
@@ -259,10 +332,11 @@ impl Console {
         }
     }
 
-    /// Gives the container what the client typed.
-    fn feed(&mut self) {
+    /// Gives the instance what the client typed.
+    pub fn feed(&mut self) {
         while !self.input.is_empty() {
-            match rustix::io::write(&self.master, &self.input) {
+            // Rust's programs ignore SIGPIPE.
+            match rustix::io::write(self.device.input(), &self.input) {
                 Ok(sent) => {
                     self.input.drain(..sent);
                 }
@@ -272,11 +346,16 @@ impl Console {
         }
     }
 
-    /// After the container hung the terminal up (vhangup(2), as a login does), a fresh slave keeps the master usable.
+    /// After a container hung the terminal up (vhangup(2), as a login does), a fresh slave keeps the master usable.
     fn reopen_slave(&mut self) {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        if let Ok(slave) = rustix::pty::ioctl_tiocgptpeer(&self.master, flags) {
-            self.slave = slave;
+        match &mut self.device {
+            Device::Terminal { master, slave } => {
+                if let Ok(fresh) = rustix::pty::ioctl_tiocgptpeer(&*master, flags) {
+                    *slave = fresh;
+                }
+            }
+            Device::Stream { ended, .. } => *ended = true,
         }
     }
 }

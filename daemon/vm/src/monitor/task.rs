@@ -1,0 +1,128 @@
+//! What is asked of the guest's agent for a client: on a thread, because that takes as long as the guest likes, up to a limit.
+
+use std::os::fd::OwnedFd;
+
+use duet_agent::client::{Client, ClientError, Exec, Stdio};
+use duet_agent::protocol::message::{self, Power};
+use duet_control::protocol::{ErrorKind, ErrorReply, ExecRequest, ExecStatus, PtySize};
+
+use super::AGENT_TIMEOUT;
+use super::server::Teller;
+
+/// The bytes of a thread's stack.
+const STACK: usize = 128 * 1024;
+
+/// What is asked.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// A program with three descriptors.
+    Exec(message::ExecRequest, Stdio),
+    /// A program in a terminal.
+    ExecPty(message::ExecRequest, message::PtySize),
+    State,
+    Files,
+    /// To shut down.
+    Stop,
+}
+
+/// What has become of it.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// The program runs; with a terminal, which is a stream.
+    Program(Exec, Option<OwnedFd>),
+    State(serde_json::Value),
+    Files(OwnedFd),
+    /// The guest shuts down.
+    Stopping,
+    /// The agent did not do it: there is still the power button.
+    CannotStop,
+}
+
+/// Has it be asked for a connection.
+pub(super) fn start(task: Task, client: Client, connection: u64, teller: Teller) -> Result<(), ErrorReply> {
+    let run = move || {
+        let outcome = carry_out(task, &client);
+        // The connection must not outlive its client in the loop by what is left here.
+        drop(client);
+        teller.task(connection, outcome);
+    };
+    let started = std::thread::Builder::new().name("task".to_owned()).stack_size(STACK).spawn(run);
+    started.map(drop).map_err(|error| reply(ErrorKind::System, format_args!("start a thread: {error}")))
+}
+
+fn carry_out(task: Task, client: &Client) -> Result<Outcome, ErrorReply> {
+    let done = match task {
+        Task::Exec(request, stdio) => {
+            client.exec(request, stdio, AGENT_TIMEOUT).map(|program| Outcome::Program(program, None))
+        }
+        Task::ExecPty(request, size) => client
+            .exec_pty(request, size, AGENT_TIMEOUT)
+            .map(|(program, terminal)| Outcome::Program(program, Some(terminal))),
+        Task::State => {
+            let state = client.state(AGENT_TIMEOUT).map_err(error)?;
+            return serde_json::to_value(state).map(Outcome::State).map_err(|error| reply(ErrorKind::Other, error));
+        }
+        Task::Files => client.files(AGENT_TIMEOUT).map(Outcome::Files),
+        Task::Stop => Ok(match client.power(Power { reboot: false, force: false }, AGENT_TIMEOUT) {
+            // It may be gone before it has answered.
+            Ok(()) | Err(ClientError::Lost(_)) => Outcome::Stopping,
+            Err(_) => Outcome::CannotStop,
+        }),
+    };
+    done.map_err(error)
+}
+
+/// A client's request to run a program, as one to the agent. `fds` are those that came along.
+pub(super) fn exec(request: ExecRequest, fds: Vec<OwnedFd>) -> Result<Task, ErrorReply> {
+    let cwd = request.cwd.map(|cwd| {
+        cwd.into_os_string()
+            .into_string()
+            .map_err(|_| reply(ErrorKind::Invalid, "the working directory's path is not UTF-8"))
+    });
+    let asked = message::ExecRequest {
+        argv: request.argv,
+        environment: request.environment,
+        cwd: cwd.transpose()?,
+        uid: request.uid,
+        gid: request.gid,
+        pty: None,
+    };
+    let Some(PtySize { columns, rows }) = request.pty else {
+        let fds = <[OwnedFd; 3]>::try_from(fds);
+        let [stdin, stdout, stderr] =
+            fds.map_err(|_| reply(ErrorKind::Invalid, "three descriptors must come along"))?;
+        return Ok(Task::Exec(asked, Stdio { stdin, stdout, stderr }));
+    };
+    Ok(Task::ExecPty(asked, message::PtySize { columns, rows }))
+}
+
+/// How a program ended, kept to what it can be.
+pub(super) fn status(said: message::ExecStatus) -> ExecStatus {
+    match said {
+        message::ExecStatus::Code(code) => ExecStatus::Code(code & 0xff),
+        message::ExecStatus::Signal(signal) => ExecStatus::Signal(signal & 0x7f),
+    }
+}
+
+/// What the client is told of a failure.
+fn error(error: ClientError) -> ErrorReply {
+    let kind = match &error {
+        ClientError::Refused(refused) => match refused.kind {
+            message::ErrorKind::Invalid => ErrorKind::Invalid,
+            message::ErrorKind::CommandNotFound => ErrorKind::CommandNotFound,
+            message::ErrorKind::CommandNotExecutable => ErrorKind::CommandNotExecutable,
+            message::ErrorKind::System => ErrorKind::System,
+            message::ErrorKind::Other => ErrorKind::Other,
+        },
+        ClientError::TooLarge => ErrorKind::Invalid,
+        ClientError::System(_) => ErrorKind::System,
+        ClientError::TimedOut { .. } | ClientError::Lost(_) | ClientError::WrongAnswer | ClientError::Busy => {
+            ErrorKind::Other
+        }
+    };
+    reply(kind, error)
+}
+
+pub(super) fn reply(kind: ErrorKind, message: impl ToString) -> ErrorReply {
+    ErrorReply { kind, message: message.to_string() }
+}
