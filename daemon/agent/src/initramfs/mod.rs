@@ -21,6 +21,7 @@ use crate::setup::{SETUP, Setup};
 use cpio::Archive;
 use modules::Modules;
 use source::Source;
+pub(crate) use source::regular_file;
 
 /// Modules without which there is no root.
 const NEEDED: [&str; 2] = ["virtio_pci", "virtio_blk"];
