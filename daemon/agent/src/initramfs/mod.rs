@@ -113,8 +113,8 @@ pub fn write(
     Ok(chosen.into_iter().map(|(_, name)| name).collect())
 }
 
-/// Writes what one boot is told, as an archive of its own, to stand behind the kernel's initramfs: the kernel unpacks archives
-/// that follow each other (Linux' Documentation/driver-api/early-userspace/buffer-format.rst).
+/// Writes what one boot is told, as an archive of its own, to stand behind the kernel's initramfs: the kernel unpacks
+/// archives that follow each other (Linux' Documentation/driver-api/early-userspace/buffer-format.rst).
 ///
 /// # Errors
 /// As the writer; a path that is no UTF-8 cannot be told either.

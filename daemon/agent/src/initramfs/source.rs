@@ -56,7 +56,8 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Opens a regular file below a root. It is looked at before it is opened, because to open a device would be an act in itself.
+/// Opens a regular file below a root. It is looked at before it is opened, because to open a device would be an act in
+/// itself.
 pub(crate) fn regular_file(root: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let found = openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;

@@ -1,7 +1,8 @@
-//! Finding a kernel for a guest, on the host: in the root of an image or an instance, or where the host's administrator says.
+//! Finding a kernel for a guest, on the host: in the root of an image or an instance, or where the host's administrator
+//! says.
 //!
-//! A root's owner may have put anything there: paths are resolved within it by the kernel (openat2(2)), only regular files
-//! are opened, and names and sizes are bounded. What is in the image is for the machine that boots it to judge.
+//! A root's owner may have put anything there: paths are resolved within it by the kernel (openat2(2)), only regular
+//! files are opened, and names and sizes are bounded. What is in the image is for the machine that boots it to judge.
 
 mod version;
 
@@ -57,8 +58,8 @@ pub enum KernelError {
     NoModules { release: String, path: PathBuf },
 }
 
-/// Finds the newest kernel `boot/vmlinuz-RELEASE` of a root that has its modules in `lib/modules/RELEASE`; `None` if there
-/// is none. One that is no regular file, or too large, is passed over.
+/// Finds the newest kernel `boot/vmlinuz-RELEASE` of a root that has its modules in `lib/modules/RELEASE`; `None` if
+/// there is none. One that is no regular file, or too large, is passed over.
 ///
 /// # Errors
 /// [`KernelError::Read`] when /boot is there and cannot be read.
@@ -80,8 +81,8 @@ pub fn find(root: impl AsFd) -> Result<Option<Kernel>, KernelError> {
     }))
 }
 
-/// A kernel of the host's, by its absolute path: an image `.../vmlinuz-RELEASE`, with its modules in /lib/modules/RELEASE;
-/// or a directory with both, a `vmlinuz` and the modules with their `modules.dep`.
+/// A kernel of the host's, by its absolute path: an image `.../vmlinuz-RELEASE`, with its modules in
+/// /lib/modules/RELEASE; or a directory with both, a `vmlinuz` and the modules with their `modules.dep`.
 ///
 /// # Errors
 /// [`KernelError`].

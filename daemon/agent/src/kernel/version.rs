@@ -2,8 +2,8 @@
 
 use std::cmp::Ordering;
 
-/// Compares as dpkg does (deb-version(7), "Sorting algorithm"): parts without digits by their letters, of which `~` comes
-/// before the end and letters before other signs, and parts of digits by their number.
+/// Compares as dpkg does (deb-version(7), "Sorting algorithm"): parts without digits by their letters, of which `~`
+/// comes before the end and letters before other signs, and parts of digits by their number.
 pub(super) fn compare(one: &str, other: &str) -> Ordering {
     let (mut one, mut other) = (one.as_bytes(), other.as_bytes());
     while !one.is_empty() || !other.is_empty() {
