@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Boots virtual machines in QEMU's software emulation, with our initramfs and agent: daemon/agent/tests/boot.rs. Makes what
-# that takes, from the machine's package mirror: a kernel with its modules, and a disk with an image's root. They are kept
-# beside the end-to-end tests' images. Further arguments go to the test program.
+# Boots virtual machines in QEMU's software emulation, with our initramfs and agent: daemon/agent/tests/boot. Makes what
+# that takes, from the machine's package mirror: a kernel with its modules, and disks with an image's root and with those
+# modules. They are kept beside the end-to-end tests' images. Further arguments go to the test program.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../daemon/packaging/lib.sh
 source "$(dirname "$0")/../daemon/packaging/lib.sh"

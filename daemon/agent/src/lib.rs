@@ -19,6 +19,7 @@ pub mod agent;
 pub mod client;
 pub mod init;
 pub mod initramfs;
+pub mod kernel;
 pub mod mux;
 pub mod protocol;
 pub mod setup;

@@ -1,8 +1,8 @@
 //! What the host tells one boot of a guest.
 //!
 //! The initramfs of a kernel serves every guest and every boot. What differs is a second archive behind it
-//! ([`crate::initramfs::append_setup`]), whose one file is a [`Setup`]. [`crate::init`] applies it within the root, before
-//! the image's own init runs; what cannot be applied is a sentence on the console and never the end of the boot.
+//! ([`crate::initramfs::append_setup`]), whose one file is a [`Setup`]. [`crate::init`] applies it within the root,
+//! before the image's own init runs; what cannot be applied is a sentence on the console and never the end of the boot.
 
 use std::path::PathBuf;
 

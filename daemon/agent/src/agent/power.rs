@@ -78,8 +78,8 @@ pub(super) fn ask_init(reboot: bool) -> Result<Option<ExecRequest>, ErrorReply> 
         .map_err(|error| ErrorReply::new(ErrorKind::System, format!("the init takes no signal: {error}")))
 }
 
-/// Leaves the root as if it was unmounted, where no init does: ends all programs, and makes it read-only. Returns when that is
-/// done, or cannot be.
+/// Leaves the root as if it was unmounted, where no init does: ends all programs, and makes it read-only. Returns when
+/// that is done, or cannot be.
 pub(super) fn put_root_down() {
     // All but process 1 and this one (kill(2)).
     if let Err(error) = nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), nix::sys::signal::Signal::SIGKILL) {

@@ -11,8 +11,8 @@ use super::warn;
 const SUPERBLOCK: u64 = 1024;
 const LENGTH: usize = 1024;
 
-/// Grows an ext4 that is mounted at `root` if its device has become larger. It is used meanwhile as it is, and stays so if it
-/// cannot grow.
+/// Grows an ext4 that is mounted at `root` if its device has become larger. It is used meanwhile as it is, and stays so
+/// if it cannot grow.
 pub(super) fn grow(device: &Path, root: &Path) {
     if let Err(error) = try_grow(device, root) {
         warn(&format!("the root cannot grow to the size of {}: {error}", device.display()));

@@ -26,8 +26,8 @@ pub(super) fn name(wanted: &[Nic]) {
 }
 
 /// The renames to do, in order. All interfaces that are named first leave the name that they have, so that no two
-/// collide; and the kernel has then been told a name for each, also for one that had the right name, which udev keeps. One
-/// that is not named gives way to one that is.
+/// collide; and the kernel has then been told a name for each, also for one that had the right name, which udev keeps.
+/// One that is not named gives way to one that is.
 fn plan(present: &[Present], wanted: &[Nic]) -> Vec<(String, String)> {
     let (mut away, mut home) = (Vec::new(), Vec::new());
     for (number, nic) in wanted.iter().enumerate() {
@@ -70,7 +70,8 @@ fn text(mac: [u8; 6]) -> String {
 mod tests {
     use super::*;
 
-    /// Names after all renames, of interfaces whose last byte of the address is their position; fails where the kernel would.
+    /// Names after all renames, of interfaces whose last byte of the address is their position; fails where the kernel
+    /// would.
     fn named(present: &[&str], wanted: &[(u8, &str)]) -> Vec<String> {
         let mut links: Vec<Present> =
             (0..).zip(present).map(|(number, name)| ((*name).to_owned(), [2, 0, 0, 0, 0, number])).collect();

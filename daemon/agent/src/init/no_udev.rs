@@ -1,10 +1,10 @@
 //! Images without udev, as they are made for containers.
 //!
-//! systemd then knows no device: it waits 90 seconds for the console's before it runs a login on it, and systemd-networkd
-//! waits for ever for udev to have looked at a network interface. In a container neither waits, because /sys is read-only
-//! there, which says that nobody manages devices (<https://systemd.io/CONTAINER_INTERFACE/>; `device_supported` in
-//! systemd's src/core/device.c, `udev_available` in src/libsystemd/sd-device). So it is read-only here as well: device units
-//! fail at once or are not asked for. Root can make it writable (`mount -o remount,rw /sys`).
+//! systemd then knows no device: it waits 90 seconds for the console's before it runs a login on it, and
+//! systemd-networkd waits for ever for udev to have looked at a network interface. In a container neither waits, because
+//! /sys is read-only there, which says that nobody manages devices (<https://systemd.io/CONTAINER_INTERFACE/>;
+//! `device_supported` in systemd's src/core/device.c, `udev_available` in its src/shared/udev-util.c). So it is read-only
+//! here as well: device units fail at once or are not asked for. `mount -o remount,rw /sys` makes it writable.
 //!
 //! The login of a console is then the one that containers have, which needs no device unit. Units for that lie in /run,
 //! which systemd keeps when it is mounted already, so nothing is written to the image.
@@ -59,7 +59,8 @@ fn has_udev(root: &Path) -> bool {
     UDEV.iter().any(|path| access(root.join(path), Access::EXEC_OK).is_ok())
 }
 
-/// Has the console's login be that of containers, which is for /dev/console, instead of those for the terminals behind it.
+/// Has the console's login be that of containers, which is for /dev/console, instead of those for the terminals behind
+/// it.
 fn furnish(root: &Path, consoles: &str) -> io::Result<()> {
     let login = "console-getty.service";
     let Some(units) = UNITS.iter().find(|units| root.join(units).join(login).exists()) else { return Ok(()) };

@@ -21,6 +21,7 @@ use crate::setup::{SETUP, Setup};
 use cpio::Archive;
 use modules::Modules;
 use source::Source;
+pub(crate) use source::regular_file;
 
 /// Modules without which there is no root.
 const NEEDED: [&str; 2] = ["virtio_pci", "virtio_blk"];
@@ -112,8 +113,8 @@ pub fn write(
     Ok(chosen.into_iter().map(|(_, name)| name).collect())
 }
 
-/// Writes what one boot is told, as an archive of its own, to stand behind the kernel's initramfs: the kernel unpacks archives
-/// that follow each other (Linux' Documentation/driver-api/early-userspace/buffer-format.rst).
+/// Writes what one boot is told, as an archive of its own, to stand behind the kernel's initramfs: the kernel unpacks
+/// archives that follow each other (Linux' Documentation/driver-api/early-userspace/buffer-format.rst).
 ///
 /// # Errors
 /// As the writer; a path that is no UTF-8 cannot be told either.

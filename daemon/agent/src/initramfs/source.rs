@@ -29,7 +29,7 @@ impl<'a> Source<'a> {
     /// One of the lists.
     pub fn text(&self, name: &str) -> Result<String, InitramfsError> {
         let path = self.dir.join(name);
-        let bytes = self.open(&path).map(|file| limited(file, &path, MAX_LIST));
+        let bytes = regular_file(self.root, &path).map(|file| limited(file, &path, MAX_LIST));
         let bytes = bytes.map_err(|source| InitramfsError::Read { path, source })??;
         // Names are ASCII; what is not is the name of no module that is looked for.
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -39,7 +39,7 @@ impl<'a> Source<'a> {
     pub fn module(&self, path: &str) -> Result<Vec<u8>, InitramfsError> {
         let path = self.dir.join(path);
         let unreadable = |source| InitramfsError::Read { path: path.clone(), source };
-        let file = BufReader::new(self.open(&path).map_err(unreadable)?.take(MAX_MODULE as u64));
+        let file = BufReader::new(regular_file(self.root, &path).map_err(unreadable)?.take(MAX_MODULE as u64));
         match path.extension().and_then(|ending| ending.to_str()) {
             Some("gz") => limited(flate2::bufread::GzDecoder::new(file), &path, MAX_MODULE),
             Some("xz") => {
@@ -54,17 +54,18 @@ impl<'a> Source<'a> {
             _ => limited(file, &path, MAX_MODULE),
         }
     }
+}
 
-    /// Opens a regular file. It is looked at before it is opened, because to open a device would be an act in itself.
-    fn open(&self, path: &Path) -> io::Result<File> {
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let found = openat2(self.root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
-        if FileType::from_raw_mode(fstat(&found)?.st_mode) != FileType::RegularFile {
-            return Err(io::Error::other("it is no regular file"));
-        }
-        // The very file that was looked at, by the host's own /proc.
-        File::open(PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd())))
+/// Opens a regular file below a root. It is looked at before it is opened, because to open a device would be an act in
+/// itself.
+pub(crate) fn regular_file(root: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let found = openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+    if FileType::from_raw_mode(fstat(&found)?.st_mode) != FileType::RegularFile {
+        return Err(io::Error::other("it is no regular file"));
     }
+    // The very file that was looked at, by the host's own /proc.
+    File::open(PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd())))
 }
 
 fn limited(from: impl Read, path: &Path, limit: usize) -> Result<Vec<u8>, InitramfsError> {
