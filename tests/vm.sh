@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Boots virtual machines in QEMU's software emulation, with our initramfs and agent: daemon/agent/tests/boot. Makes what
-# that takes, from the machine's package mirror: a kernel with its modules, and disks with an image's root and with those
-# modules. They are kept beside the end-to-end tests' images. Further arguments go to the test program.
+# Boots virtual machines in QEMU's software emulation, with our initramfs and agent: daemon/agent/tests/boot, and under the
+# monitor that the daemon has for them: daemon/vm/tests. Makes what that takes, from the machine's package mirror: a kernel
+# with its modules, and disks with an image's root and with those modules. They are kept beside the end-to-end tests'
+# images. Further arguments go to the test programs.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../daemon/packaging/lib.sh
 source "$(dirname "$0")/../daemon/packaging/lib.sh"
@@ -52,4 +53,6 @@ step "Booting virtual machines"
 cd "$top"
 export DUET_VM_KERNEL=$parts/kernel DUET_VM_DISK=$parts/disk.img DUET_VM_MODULES=$parts/modules.img
 export DUET_VM_AGENT=$target/release/duet-agent.static
+cargo build --release --locked -p duet-vmm
+cargo test --release --locked -p duet-vm --test boot --test kvm -- --nocapture --test-threads 1 "$@"
 cargo test --release --locked -p duet-agent --test boot -- --nocapture --test-threads 1 "$@"
