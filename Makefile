@@ -12,7 +12,7 @@ CONFDIR ?= $(if $(filter /usr,$(PREFIX)),/usr/lib,/etc)
 
 PACKAGING = daemon/packaging
 RELEASE   = $(or $(CARGO_TARGET_DIR),target)/release
-PROGRAMS  = duet duetd duet-monitor
+PROGRAMS  = duet duetd duet-monitor duet-vm-monitor duet-vmm
 UNITS     = duetd.service duetd.socket duet-instances.service
 CONFIGS   = sysctl sysusers tmpfiles
 
@@ -25,7 +25,7 @@ help: ## say what each target does
 quickstart: ## from a fresh Debian 12 or 13 to a running system container (as root)
 	@$(PACKAGING)/quickstart.sh
 
-build: ## build duet, duetd and duet-monitor in release mode
+build: ## build the programs in release mode
 	@$(PACKAGING)/build.sh
 
 deb: build ## make a package of what was built that apt installs on Debian 12 and 13
@@ -53,13 +53,14 @@ bench: ## measure launch, exec, list and the rest, beside Incus where it is inst
 	@tests/bench.sh $(ARGS)
 
 install: ## install programs, unit, completions and man pages under PREFIX (/usr/local) and DESTDIR
-	@for program in $(PROGRAMS); do test -x $(RELEASE)/$$program || { \
+	@for program in $(PROGRAMS) duet-agent.static; do test -x $(RELEASE)/$$program || { \
 		echo "$(RELEASE)/$$program is not built yet: run 'make build' first." >&2; exit 1; }; done
 	install -d "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(UNITDIR)" "$(DESTDIR)$(PREFIX)/share/man/man1" \
 		"$(DESTDIR)$(PREFIX)/share/bash-completion/completions" \
 		"$(DESTDIR)$(PREFIX)/share/zsh/site-functions" \
 		"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d"
 	install -m 0755 $(addprefix $(RELEASE)/,$(PROGRAMS)) "$(DESTDIR)$(BINDIR)"
+	install -m 0755 $(RELEASE)/duet-agent.static "$(DESTDIR)$(BINDIR)/duet-agent"
 	for unit in $(UNITS); do \
 		sed 's|@BINDIR@|$(BINDIR)|g' $(PACKAGING)/$$unit > "$(DESTDIR)$(UNITDIR)/$$unit" || exit; \
 		chmod 0644 "$(DESTDIR)$(UNITDIR)/$$unit"; done
@@ -71,7 +72,7 @@ install: ## install programs, unit, completions and man pages under PREFIX (/usr
 	$(RELEASE)/duet __man "$(DESTDIR)$(PREFIX)/share/man/man1"
 
 uninstall: ## remove what install put there; instances and images in /var/lib/duet stay
-	rm -f $(addprefix "$(DESTDIR)$(BINDIR)"/,$(PROGRAMS)) $(addprefix "$(DESTDIR)$(UNITDIR)"/,$(UNITS)) \
+	rm -f $(addprefix "$(DESTDIR)$(BINDIR)"/,$(PROGRAMS) duet-agent) $(addprefix "$(DESTDIR)$(UNITDIR)"/,$(UNITS)) \
 		$(foreach name,$(CONFIGS),"$(DESTDIR)$(CONFDIR)/$(name).d/duet.conf") \
 		"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/duet" \
 		"$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_duet" \

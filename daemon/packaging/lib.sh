@@ -110,9 +110,13 @@ mirror_of() { # mirror_of debian|debian-security
 host_packages=(dnsmasq-base nftables mmdebstrap debootstrap debian-archive-keyring busybox-static squashfs-tools
     xz-utils zstd ca-certificates)
 build_packages=(gcc libc6-dev make pkg-config)
+# What virtual machines need besides: mke2fs, and QEMU where KVM does not serve.
+vm_packages=(e2fsprogs qemu-system-x86)
 
 build_release() {
-    (cd "$top" && as_owner cargo build --release --locked --bins -p duet-client -p duetd -p duet-container)
+    (cd "$top" && as_owner cargo build --release --locked --bins -p duet-client -p duetd -p duet-container -p duet-vm \
+        -p duet-vmm)
+    build_agent
 }
 
 # The agent of virtual machines: the first program in their initramfs, so it is linked statically. It does not stay where
@@ -121,4 +125,37 @@ build_agent() {
     (cd "$top" && as_owner cargo rustc --release --locked -p duet-agent --bin duet-agent -- \
         -C target-feature=+crt-static -C strip=symbols)
     as_owner cp "$target/release/duet-agent" "$target/release/duet-agent.static"
+}
+
+# Whether virtual machines find a kernel with its modules on this host.
+host_has_kernel() {
+    local kernel
+    for kernel in /boot/vmlinuz-*; do
+        [ ! -e "/lib/modules/${kernel#/boot/vmlinuz-}/modules.dep" ] || return 0
+    done
+    return 1
+}
+
+# Puts the distribution's kernel for virtual machines into a directory, without installing it: vmlinuz, and its modules.
+fetch_kernel() { # fetch_kernel DIR
+    local meta=linux-image-cloud-amd64 package work release
+    install_packages kmod
+    apt-cache show $meta >/dev/null 2>&1 || apt-get update
+    package=$(apt-cache depends $meta | sed -n 's/^ *Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -n 1)
+    [ -n "$package" ] || fail "apt knows no package $meta: see /etc/apt/sources.list.d."
+    work=$(mktemp -d "$1.XXXXXX")
+    (cd "$work" && apt-get download -q "$package" >/dev/null && dpkg-deb -x "$package"_*.deb tree) \
+        || fail "apt-get could not fetch $package."
+    release=${package#linux-image-}
+    release=$(cd "$work/tree/boot" && ls -d vmlinuz-*)
+    release=${release#vmlinuz-}
+    # Debian 13 has it in /usr/lib already.
+    [ -d "$work/tree/lib/modules" ] || ln -s usr/lib "$work/tree/lib"
+    depmod -b "$work/tree" "$release"
+    mkdir "$work/kernel"
+    mv "$work/tree/boot/vmlinuz-$release" "$work/kernel/vmlinuz"
+    mv "$work/tree/lib/modules/$release/"* "$work/kernel/"
+    rm -rf "$1"
+    mv "$work/kernel" "$1"
+    rm -rf "$work"
 }

@@ -14,6 +14,7 @@ use crate::grace::GracePeriods;
 use crate::images::Images;
 use crate::instances::Instances;
 use crate::inventory::Inventory;
+use crate::machines::Machines;
 use crate::network;
 use crate::operations::Operations;
 use crate::pools::Pools;
@@ -88,6 +89,11 @@ impl Paths {
         self.root.join("metadata").join(id.to_string())
     }
 
+    /// What was made for kernels of virtual machines.
+    pub fn kernels(&self) -> PathBuf {
+        self.root.join("kernels")
+    }
+
     /// Files of managed networks.
     pub fn networks(&self) -> PathBuf {
         self.root.join("networks")
@@ -115,6 +121,7 @@ impl Paths {
             (self.root.join("metadata"), 0o700),
             (self.root.join("devices"), 0o711),
             (self.networks(), 0o711),
+            (self.kernels(), 0o700),
             (self.work(), 0o700),
         ];
         for (dir, mode) in dirs {
@@ -148,6 +155,8 @@ pub struct Parts {
     pub images: Images,
     /// Running and stopped instances.
     pub instances: Instances,
+    /// What virtual machines need of the host.
+    pub machines: Machines,
     /// The host's systemd.
     pub systemd: Systemd,
     /// How long the kernel takes for what it frees.

@@ -14,6 +14,7 @@ pub mod host;
 pub mod images;
 pub mod instances;
 pub mod inventory;
+pub mod machines;
 pub mod neighbours;
 pub mod network;
 pub mod networks;

@@ -12,6 +12,7 @@ use crate::app::{App, Paths};
 use crate::config;
 use crate::error::{Error, Kind, Result, blocking};
 use crate::inventory::{self, Inventory, PoolRow};
+use crate::machines;
 use crate::storage::backing::{self, Backing, Places};
 use crate::storage::{self, Fingerprint, Pool, References, Survey, Trash};
 use crate::warnings;
@@ -410,6 +411,7 @@ fn count(app: &App, pool: &str, left_out: Option<i64>) -> Result<References> {
     for image in app.inventory.images()? {
         if let Ok(fingerprint) = image.fingerprint.parse::<Fingerprint>() {
             references.add_image(&fingerprint);
+            references.add_image(&machines::image::default_of(&fingerprint));
         }
     }
     Ok(references)

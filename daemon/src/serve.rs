@@ -21,6 +21,7 @@ use crate::grace::GracePeriods;
 use crate::images::Images;
 use crate::instances::{Instances, boot, schedule};
 use crate::inventory::{Inventory, ProfileRow};
+use crate::machines::Machines;
 use crate::network;
 use crate::networks::DEFAULT_NETWORK;
 use crate::operations::Operations;
@@ -149,6 +150,7 @@ fn open(paths: Paths, monitor: &Path) -> Result<App> {
         apparmor,
         pools,
         instances,
+        machines: Machines::new(monitor),
         systemd,
         grace: GracePeriods::new(paths.grace()),
         images: Images::default(),

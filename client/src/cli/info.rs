@@ -81,6 +81,13 @@ fn instance_text(full: &InstanceFull) -> Result<String, std::fmt::Error> {
     writeln!(out, "Status: {}", instance.status.to_uppercase())?;
     let ephemeral = if instance.ephemeral { " (ephemeral)" } else { "" };
     writeln!(out, "Type: {}{ephemeral}", instance.kind)?;
+    if full.state.as_ref().is_some_and(|state| state.pid > 0) {
+        match instance.config.get("volatile.vm.engine").map(String::as_str) {
+            Some("emulation") => writeln!(out, "Engine: QEMU's emulation, which is slow: see \"duet doctor\" for why")?,
+            Some("kvm") => writeln!(out, "Engine: KVM")?,
+            _ => {}
+        }
+    }
     writeln!(out, "Architecture: {}", instance.architecture)?;
     if !instance.location.is_empty() && instance.location != "none" {
         writeln!(out, "Location: {}", instance.location)?;

@@ -73,7 +73,7 @@ fn check(app: &App, put: &mut ProfilePut) -> Result<()> {
     config::drop_unset_options(&mut put.devices);
     config::validate_profile_config(&put.config).map_err(|e| Error::invalid(e.to_string()))?;
     config::validate_devices(&put.devices, config::DevicesOf::Profile).map_err(|e| Error::invalid(e.to_string()))?;
-    crate::instances::check_references(app, &put.devices)
+    crate::instances::check_references(app, None, &put.devices)
 }
 
 /// Makes a profile.

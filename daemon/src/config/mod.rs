@@ -28,6 +28,8 @@ pub mod values;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use duet_client::api::InstanceType;
+
 pub use changes::{ConfigChanges, DeviceChanges, config_changes, device_changes, keep_server_owned};
 pub use device::{Device, DevicesOf, DiskDevice, DiskLimits, NicDevice, NicLink, UnixCharDevice, validate_devices};
 pub use error::{ConfigError, DeviceError, ValueError};
@@ -80,6 +82,24 @@ impl InstanceKind {
         match self {
             Self::Container => Self::VirtualMachine,
             Self::VirtualMachine => Self::Container,
+        }
+    }
+}
+
+impl From<InstanceKind> for InstanceType {
+    fn from(kind: InstanceKind) -> Self {
+        match kind {
+            InstanceKind::Container => Self::Container,
+            InstanceKind::VirtualMachine => Self::VirtualMachine,
+        }
+    }
+}
+
+impl From<InstanceType> for InstanceKind {
+    fn from(kind: InstanceType) -> Self {
+        match kind {
+            InstanceType::Container => Self::Container,
+            InstanceType::VirtualMachine => Self::VirtualMachine,
         }
     }
 }

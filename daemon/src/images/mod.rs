@@ -21,6 +21,7 @@ use serde_json::Value;
 use crate::app::App;
 use crate::error::{Error, Kind, Result, blocking};
 use crate::inventory::{self, ImageRow};
+use crate::machines;
 use crate::operations::Operation;
 use crate::storage::{self, Fingerprint, Made};
 
@@ -38,7 +39,8 @@ pub struct Images {
 }
 
 impl Images {
-    fn lock(&self, fingerprint: &str) -> Arc<tokio::sync::Mutex<()>> {
+    /// The turn of whoever unpacks this image, or makes a disk of it.
+    pub(crate) fn lock(&self, fingerprint: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut all = self.unpacking.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, lock| Arc::strong_count(lock) > 1);
         Arc::clone(all.entry(fingerprint.to_owned()).or_default())
@@ -52,7 +54,7 @@ pub fn failure(error: &ImageError) -> Error {
 }
 
 /// The same of something that was to be written below `place`, whose filesystem may be full.
-fn failure_in(place: &Path, error: &ImageError) -> Error {
+pub(crate) fn failure_in(place: &Path, error: &ImageError) -> Error {
     if error.is_full_disk() { Error::full_disk(place) } else { failure(error) }
 }
 
@@ -100,7 +102,7 @@ impl Report {
 }
 
 /// Runs work on an image on a worker thread, with progress into the operation and cancellation out of it.
-async fn observed<T, F>(operation: &Arc<Operation>, stage: &'static str, work: F) -> Result<T>
+pub(crate) async fn observed<T, F>(operation: &Arc<Operation>, stage: &'static str, work: F) -> Result<T>
 where
     T: Send + 'static,
     F: FnOnce(&mut Observer<'_>) -> Result<T> + Send + 'static,
@@ -231,7 +233,9 @@ pub async fn delete(app: &App, row: &ImageRow) -> Result<()> {
     }
     let fingerprint: Fingerprint = row.fingerprint.parse()?;
     for (pool, _) in app.pools.all() {
-        crate::pools::discard(app, &pool, vec![storage::Object::Image(fingerprint.clone())]).await;
+        // What instances still stand on stays.
+        let objects = [fingerprint.clone(), machines::image::default_of(&fingerprint)].map(storage::Object::Image);
+        crate::pools::discard(app, &pool, objects.into()).await;
     }
     app.events.lifecycle("image-deleted", format!("/1.0/images/{}", row.fingerprint), Value::Null);
     Ok(())

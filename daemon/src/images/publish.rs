@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::{Facts, Incoming, add, failure_in, observed};
 use crate::app::App;
+use crate::config::InstanceKind;
 use crate::error::{Context, Error, Result};
 use crate::instances::lifecycle::Request;
 use crate::instances::slot::Held;
@@ -36,6 +37,9 @@ impl Publication {
         };
         let (instance, wanted) = snapshot::split(name);
         let expanded = expand::find(app, instance)?;
+        if expanded.row.kind == InstanceKind::VirtualMachine {
+            return Err(Error::invalid("virtual machines are not published by this version"));
+        }
         let pool = app.pools.get(&expanded.row.pool)?;
         match wanted {
             Some(wanted) => {

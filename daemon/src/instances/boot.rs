@@ -15,10 +15,12 @@ use jiff::Timestamp;
 
 use super::expand::Expanded;
 use super::lifecycle::Request;
-use super::live::{self, Live, Parts};
+use super::guest::Guest;
+use super::live::{self, Inside, Live, Parts};
 use super::plan::Volatile;
 use super::{idmap, snapshot, start, stop};
 use crate::app::App;
+use crate::config::InstanceKind;
 use crate::config::InstanceSettings;
 use crate::error::{Context, Error, Result, blocking};
 use crate::inventory::{self, InstanceRow, Power};
@@ -84,17 +86,22 @@ fn adopt_one(app: &App, row: &mut InstanceRow) -> Result<Option<(Arc<Live>, Opti
         row.config.iter().filter_map(|(key, value)| Some((host_name(key)?, value.clone()))).collect();
     let live = Live::new(Parts {
         name: row.name.clone(),
-        run_dir,
         init_pid: adopted.status.init_pid,
         pidfd: adopted.pidfd,
-        netlink: adopted.netlink.ok_or_else(|| Error::internal("its monitor shows no network"))?,
         started_at,
-        idmap: idmap::recorded(&row.config),
+        inside: match row.kind {
+            InstanceKind::Container => {
+                let netlink = adopted.netlink.ok_or_else(|| Error::internal("its monitor shows no network"))?;
+                Inside::container(idmap::recorded(&row.config), netlink)?
+            }
+            InstanceKind::VirtualMachine => Inside::Machine(Guest::spawn(&run_dir)),
+        },
         cpus: None,
         cgroup,
         nics,
         frozen,
-    })?;
+        run_dir,
+    });
     Ok(Some((live, unrecorded)))
 }
 

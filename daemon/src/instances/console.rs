@@ -27,7 +27,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Where the instance does not run, or somebody else has its console.
 pub async fn attach(app: &App, name: &str, post: InstanceConsolePost) -> Result<Arc<Operation>> {
     if !matches!(post.kind.as_str(), "" | "console") {
-        return Err(Error::invalid(format!("containers have no \"{}\" console: use console", post.kind)));
+        return Err(Error::invalid(format!("there is no \"{}\" console: use console", post.kind)));
     }
     let row = expand::find_row(app, name)?;
     let live = app.instances.slot(row.id).live().ok_or_else(|| Error::invalid("Instance is not running"))?;

@@ -11,6 +11,7 @@ use super::slot::{Held, Slot};
 use super::snapshot::{self, frozen_while, split};
 use super::transfer;
 use crate::app::App;
+use crate::config::InstanceKind;
 use crate::error::{Error, Result, blocking};
 use crate::inventory::{self, ConfigMap, DeviceMap, InstanceRow, SnapshotRow};
 use crate::pools;
@@ -45,6 +46,11 @@ fn inherited(key: &str) -> bool {
 }
 
 impl From {
+    /// The source's kind, which a copy has too.
+    pub fn kind(&self) -> InstanceKind {
+        self.row.kind
+    }
+
     /// The source's architecture.
     pub fn architecture(&self) -> &String {
         &self.row.architecture
@@ -135,7 +141,7 @@ pub(super) async fn run(app: &App, name: &super::Reservation, draft: Draft, from
         .map_err(|e| create::refused(e, name.name()))?;
     made.keep();
     drop(held);
-    create::announce(app, name.name(), &pool_name);
+    create::announce(app, name.name(), &pool_name, row.kind);
     Ok(app.instances.slot(id))
 }
 
@@ -167,6 +173,6 @@ async fn elsewhere(
     let made = made.await;
     pools::discard(app, &pool, objects).await;
     let id = made?;
-    create::announce(app, name.name(), &pool);
+    create::announce(app, name.name(), &pool, row.kind);
     Ok(app.instances.slot(id))
 }

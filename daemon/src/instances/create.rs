@@ -21,6 +21,7 @@ use crate::config::{
 };
 use crate::error::{Error, Kind, Result, blocking};
 use crate::inventory::{self, ConfigMap, DeviceMap, ImageRow, InstanceRow, Power};
+use crate::machines;
 use crate::network::MacAddr;
 use crate::operations::Operation;
 use crate::pools;
@@ -40,6 +41,8 @@ pub struct Order {
 
 /// A row to be, but for its volume.
 pub struct Draft {
+    /// See [`InstanceRow`].
+    pub kind: InstanceKind,
     /// See [`InstanceRow`].
     pub architecture: String,
     /// See [`InstanceRow`].
@@ -73,13 +76,8 @@ pub enum Source {
 /// # Errors
 /// With what is wrong.
 pub fn check(app: &App, mut post: InstancesPost) -> Result<Order> {
-    if post.kind == InstanceType::VirtualMachine {
-        return Err(Error::invalid(
-            "virtual machines are not served by this version: leave the type out, or use container",
-        ));
-    }
     if post.stateful {
-        return Err(Error::invalid("stateful creation is not served for containers"));
+        return Err(Error::invalid("instances are not made with their memory: leave stateful out"));
     }
     if post.name.is_empty() {
         post.name = free_name(app)?;
@@ -88,6 +86,9 @@ pub fn check(app: &App, mut post: InstancesPost) -> Result<Order> {
     let name = app.instances.reserve(app, &post.name)?;
     let source = match post.source.kind.as_str() {
         "image" => Source::Image(Box::new(crate::images::resolve(app, &post.source)?)),
+        "none" if post.kind == InstanceType::VirtualMachine => {
+            return Err(Error::invalid("a virtual machine is not made empty: name an image"));
+        }
         "none" => Source::Empty,
         "copy" => Source::Copy(Box::new(copy::resolve(app, &post.source)?)),
         other => {
@@ -99,6 +100,11 @@ pub fn check(app: &App, mut post: InstancesPost) -> Result<Order> {
 }
 
 fn draft(app: &App, mut post: InstancesPost, source: &Source) -> Result<Draft> {
+    let kind = match source {
+        // Incus' clients repeat it, others leave it out.
+        Source::Copy(from) => from.kind(),
+        _ => post.kind.into(),
+    };
     let mut architecture = std::mem::take(&mut post.architecture);
     let mut profiles = post.profiles.take();
     let mut config = std::mem::take(&mut post.config);
@@ -110,6 +116,9 @@ fn draft(app: &App, mut post: InstancesPost, source: &Source) -> Result<Draft> {
             {
                 let (of, here) = (&image.architecture, crate::ARCHITECTURE);
                 return Err(Error::invalid(format!("the image is for {of}, this host is {here}")));
+            }
+            if kind == InstanceKind::VirtualMachine {
+                machines::image::check(image)?;
             }
             architecture.clone_from(&image.architecture);
             if profiles.is_none() && !image.profiles.is_empty() {
@@ -132,13 +141,13 @@ fn draft(app: &App, mut post: InstancesPost, source: &Source) -> Result<Draft> {
     drop_unset(&mut config);
     drop_unset_options(&mut post.devices);
     let profiles = profiles.unwrap_or_else(|| vec!["default".to_owned()]);
-    validate_instance_config(&config, InstanceKind::Container).map_err(|e| Error::invalid(e.to_string()))?;
+    validate_instance_config(&config, kind).map_err(|e| Error::invalid(e.to_string()))?;
     validate_devices(&post.devices, DevicesOf::Profile).map_err(|e| Error::invalid(e.to_string()))?;
     let table = expand::profile_table(app)?;
     let (_, devices) = expand::apply(&table, &profiles, &config, &post.devices)?;
-    let typed = validate_devices(&devices, DevicesOf::Instance(InstanceKind::Container))
+    let typed = validate_devices(&devices, DevicesOf::Instance(kind))
         .map_err(|e| Error::invalid(e.to_string()))?;
-    expand::check_references(app, &devices)?;
+    expand::check_references(app, Some(kind), &devices)?;
     addresses::check(app, &post.name, &typed)?;
     let uuid = Uuid::new_v4().to_string();
     config.insert("volatile.uuid".into(), uuid.clone());
@@ -157,6 +166,7 @@ fn draft(app: &App, mut post: InstancesPost, source: &Source) -> Result<Draft> {
         }
     }
     Ok(Draft {
+        kind,
         architecture,
         description: post.description,
         ephemeral: post.ephemeral,
@@ -220,11 +230,28 @@ async fn from_image(
     image: ImageRow,
     operation: &Arc<Operation>,
 ) -> Result<Arc<Slot>> {
+    if draft.kind == InstanceKind::VirtualMachine {
+        let size = machines::image::base_size(machines::disk_size(draft.size));
+        let (disk, kept) = machines::image::ensure(app, &image, &draft.pool, size, operation).await?;
+        return from_pool(app, name, draft, disk, image.fingerprint, kept).await;
+    }
     let kept = crate::images::ensure_unpacked(app, &image, &draft.pool, operation).await?;
-    let pool = app.pools.get(&draft.pool)?;
     let fingerprint: Fingerprint = image.fingerprint.parse()?;
-    let made = blocking(move || pool.volume_create(Some(&fingerprint))).await?;
-    let slot = commit(app, name, draft, made, Some(image.fingerprint)).await?;
+    from_pool(app, name, draft, fingerprint, image.fingerprint, kept).await
+}
+
+/// Makes an instance over what its pool has; `kept` keeps it there meanwhile.
+async fn from_pool<T>(
+    app: &App,
+    name: &super::Reservation,
+    draft: Draft,
+    stands_on: Fingerprint,
+    image: String,
+    kept: Made<T>,
+) -> Result<Arc<Slot>> {
+    let pool = app.pools.get(&draft.pool)?;
+    let made = blocking(move || pool.volume_create(Some(&stands_on))).await?;
+    let slot = commit(app, name, draft, made, Some(image)).await?;
     drop(kept);
     Ok(slot)
 }
@@ -239,7 +266,7 @@ async fn commit(
 ) -> Result<Arc<Slot>> {
     limit(app, &draft, &made).await?;
     let row = draft.into_row(name.name(), (*made).clone());
-    let pool = row.pool.clone();
+    let (pool, kind) = (row.pool.clone(), row.kind);
     let id = app
         .inventory
         .write(move |tx| {
@@ -251,13 +278,13 @@ async fn commit(
         .await
         .map_err(|e| refused(e, name.name()))?;
     made.keep();
-    announce(app, name.name(), &pool);
+    announce(app, name.name(), &pool, kind);
     Ok(app.instances.slot(id))
 }
 
 /// Limits a new volume to its size.
 pub(super) async fn limit(app: &App, draft: &Draft, volume: &Volume) -> Result<()> {
-    let Some(size) = draft.size else { return Ok(()) };
+    let Some(size) = draft.size.filter(|_| draft.kind == InstanceKind::Container) else { return Ok(()) };
     let (pool, volume) = (app.pools.get(&draft.pool)?, volume.clone());
     let limited = blocking(move || pool.volume_limit(&volume, Some(size))).await;
     limited.map_err(|e| Error::invalid(format!("the root disk: {}", e.message)))
@@ -273,8 +300,8 @@ pub(super) fn refused(error: inventory::Error, name: &str) -> Error {
 }
 
 /// Says that an instance was made.
-pub(super) fn announce(app: &App, name: &str, pool: &str) {
-    let context = json!({ "location": "none", "storage-pool": pool, "type": "container" });
+pub(super) fn announce(app: &App, name: &str, pool: &str, kind: InstanceKind) {
+    let context = json!({ "location": "none", "storage-pool": pool, "type": InstanceType::from(kind) });
     app.events.lifecycle("instance-created", format!("/1.0/instances/{name}"), context);
 }
 
@@ -284,7 +311,7 @@ impl Draft {
         InstanceRow {
             id: 0,
             name: name.to_owned(),
-            kind: "container".to_owned(),
+            kind: self.kind,
             architecture: self.architecture,
             description: self.description,
             ephemeral: self.ephemeral,

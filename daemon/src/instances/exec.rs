@@ -50,7 +50,7 @@ pub fn exec(app: &App, name: &str, post: InstanceExecPost) -> Result<Arc<Operati
     if post.record_output && (post.wait_for_websocket || post.interactive) {
         return Err(Error::invalid("output is recorded only without websockets and without a terminal"));
     }
-    if let Some(map) = live.idmap
+    if let Some(map) = live.idmap()
         && let Some(unknown) = [post.user, post.group].into_iter().find(|id| *id >= map.range)
     {
         return Err(Error::invalid(format!(
@@ -59,7 +59,7 @@ pub fn exec(app: &App, name: &str, post: InstanceExecPost) -> Result<Arc<Operati
         )));
     }
     let settings = InstanceSettings::from_config(&expanded.config).map_err(|e| Error::invalid(e.to_string()))?;
-    let environment = environment(settings.environment, &post);
+    let environment = environment(settings.environment, &post, live.is_machine());
     let request = ExecRequest {
         argv: post.command.clone(),
         environment: environment.clone(),
@@ -98,7 +98,7 @@ pub(super) fn running(app: &App, id: i64) -> Result<Arc<Live>> {
 }
 
 /// The instance's own variables, then the request's, then what every program may count on (Incus' defaults).
-fn environment(own: BTreeMap<String, String>, post: &InstanceExecPost) -> BTreeMap<String, String> {
+fn environment(own: BTreeMap<String, String>, post: &InstanceExecPost, machine: bool) -> BTreeMap<String, String> {
     let mut environment = own;
     environment.extend(post.environment.iter().map(|(key, value)| (key.clone(), value.clone())));
     let mut default = |key: &str, value: &str| {
@@ -106,8 +106,10 @@ fn environment(own: BTreeMap<String, String>, post: &InstanceExecPost) -> BTreeM
     };
     default("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     default("LANG", "C.UTF-8");
-    // As its init has it: systemd and others look there for where they are.
-    default("container", "lxc");
+    if !machine {
+        // As its init has it: systemd and others look there for where they are.
+        default("container", "lxc");
+    }
     if post.user == 0 {
         default("HOME", "/root");
         default("USER", "root");
@@ -188,6 +190,14 @@ async fn over(ended: &mut watch::Receiver<Option<i32>>) -> i32 {
     ended.wait_for(Option::is_some).await.map_or(-1, |status| status.unwrap_or(-1))
 }
 
+/// As [`over`], or never.
+async fn gone(ended: Option<&mut watch::Receiver<Option<i32>>>) {
+    match ended {
+        Some(ended) => drop(over(ended).await),
+        None => std::future::pending().await,
+    }
+}
+
 impl Session {
     async fn wait(&mut self) -> i32 {
         over(&mut self.ended).await
@@ -255,8 +265,8 @@ async fn interactive(
                 Some(Ok(Message::Close(_)) | Err(_)) | None => break,
             },
             // Everything there was to read has been read (biased), and the program is gone: a child that keeps the
-            // terminal open does not keep the session.
-            _ = over(&mut ended) => break,
+            // terminal open does not keep the session. A virtual machine's stream ends by itself, when all of it is here.
+            _ = over(&mut ended), if !live.is_machine() => break,
             () = operation.cancelled().cancelled() => break,
         }
     }
@@ -327,8 +337,10 @@ async fn piped(
     };
     let controlled = tokio::spawn(serve_control(control, Arc::clone(&session.monitor), None));
     let input = tokio::spawn(feed(stdin, pipe::Sender::from_owned_fd(input_write)?));
-    let output = tokio::spawn(drain(stdout, pipe::Receiver::from_owned_fd(output_read)?, session.ended.clone()));
-    let error = tokio::spawn(drain(stderr, pipe::Receiver::from_owned_fd(error_read)?, session.ended.clone()));
+    // A virtual machine's streams end by themselves, when all of them is here.
+    let ended = (!live.is_machine()).then(|| session.ended.clone());
+    let output = tokio::spawn(drain(stdout, pipe::Receiver::from_owned_fd(output_read)?, ended.clone()));
+    let error = tokio::spawn(drain(stderr, pipe::Receiver::from_owned_fd(error_read)?, ended));
     let mut output_gone = false;
     let code = tokio::select! {
         code = session.wait() => code,
@@ -340,8 +352,11 @@ async fn piped(
     };
     input.abort();
     if !output_gone {
-        let _ = output.await;
-        let _ = error.await;
+        let all = async { (output.await, error.await) };
+        tokio::select! {
+            _ = all => {}
+            () = operation.cancelled().cancelled() => {}
+        }
     }
     controlled.abort();
     finish(&operation, code);
@@ -372,8 +387,9 @@ async fn feed(mut socket: WebSocket, mut input: pipe::Sender) {
     while let Some(Ok(_)) = socket.recv().await {}
 }
 
-/// Moves the program's output into a websocket, until its end or until the program is gone and the pipe is empty.
-async fn drain(mut socket: WebSocket, mut output: pipe::Receiver, mut ended: watch::Receiver<Option<i32>>) {
+/// Moves the program's output into a websocket, until its end or, where that is to be known, until the program is gone and
+/// the pipe is empty.
+async fn drain(mut socket: WebSocket, mut output: pipe::Receiver, mut ended: Option<watch::Receiver<Option<i32>>>) {
     let mut buffer = vec![0; CHUNK];
     let mut receiving = true;
     loop {
@@ -385,7 +401,7 @@ async fn drain(mut socket: WebSocket, mut output: pipe::Receiver, mut ended: wat
                 receiving = matches!(message, Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Text(_) | Message::Binary(_))));
                 continue;
             }
-            _ = over(&mut ended) => break,
+            () = gone(ended.as_mut()) => break,
         };
         match read {
             Ok(count) if count > 0 => {
@@ -418,8 +434,10 @@ async fn serve_control(control: Socket, monitor: Arc<AsyncFd<MonitorClient>>, pt
         let Ok(message) = serde_json::from_slice::<SessionControl>(text) else { continue };
         match message.command.as_str() {
             "window-resize" => {
-                if let (Some(pty), Some(size)) = (&pty, window(&message)) {
-                    pty.resize(size);
+                if let (Some(pty), Some(size)) = (&pty, window(&message))
+                    && !pty.resize(size)
+                {
+                    let _ = monitor.get_ref().send_exec_resize(size);
                 }
             }
             "signal" => {
@@ -469,11 +487,15 @@ impl Pty {
         }
     }
 
-    fn resize(&self, size: PtySize) {
+    /// Sets the window's size. False: a virtual machine has the terminal, and here is only a stream to it.
+    fn resize(&self, size: PtySize) -> bool {
         let size = rustix::termios::Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
-        if let Err(error) = rustix::termios::tcsetwinsize(self.fd.get_ref(), size) {
-            tracing::debug!(%error, "a terminal could not be resized");
+        match rustix::termios::tcsetwinsize(self.fd.get_ref(), size) {
+            Err(rustix::io::Errno::NOTTY | rustix::io::Errno::OPNOTSUPP) => return false,
+            Err(error) => tracing::debug!(%error, "a terminal could not be resized"),
+            Ok(()) => {}
         }
+        true
     }
 }
 
@@ -498,15 +520,26 @@ async fn detached(
 ) -> Result<()> {
     let request = ExecRequest { pty: None, ..request };
     let null = || std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+    let mut copies = Vec::new();
     let (stdio, urls) = match &recording {
         None => ([null()?, null()?, null()?], None),
         Some(recording) => {
             let doing = format!("cannot keep the output in {}", recording.dir.display());
             std::fs::create_dir_all(&recording.dir).doing(&doing)?;
-            let file = |stream: &str| -> Result<(OwnedFd, String)> {
+            let mut file = |stream: &str| -> Result<(OwnedFd, String)> {
                 let name = format!("exec_{}.{stream}", operation.id());
                 let file = std::fs::File::create(recording.dir.join(&name)).doing(&doing)?;
-                Ok((file.into(), format!("{}/{name}", recording.url)))
+                let url = format!("{}/{name}", recording.url);
+                if !live.is_machine() {
+                    return Ok((file.into(), url));
+                }
+                // Its end is the end of what a virtual machine's program wrote, which comes later than that of the program.
+                let (read, write) = pipe_pair()?;
+                let mut read = pipe::Receiver::from_owned_fd(read)?;
+                copies.push(tokio::spawn(async move {
+                    tokio::io::copy(&mut read, &mut tokio::fs::File::from_std(file)).await
+                }));
+                Ok((write, url))
             };
             let ((out, out_url), (err, err_url)) = (file("stdout")?, file("stderr")?);
             ([null()?, out, err], Some(json!({ "1": out_url, "2": err_url })))
@@ -514,6 +547,9 @@ async fn detached(
     };
     let mut session = begin(&live, request, Some(stdio), &operation).await?;
     let code = session.wait().await;
+    for copy in copies {
+        copy.await?.doing("cannot keep the output")?;
+    }
     let mut values: Vec<(String, Value)> = vec![("return".to_owned(), json!(code))];
     values.extend(urls.map(|urls| ("output".to_owned(), urls)));
     operation.update(values);

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use duet_client::api::{Instance, InstancePut, InstanceType, StatusCode};
+use duet_client::api::{Instance, InstancePut, StatusCode};
 
 use super::lifecycle::Observed;
 use crate::app::App;
-use crate::config;
+use crate::config::{self, InstanceKind};
 use crate::error::{Error, Result};
 use crate::inventory::{ConfigMap, DeviceMap, InstanceRow, ProfileRow};
 
@@ -106,7 +106,7 @@ impl Expanded {
             status_code: status,
             last_used_at: row.last_used_at.into(),
             location: "none".into(),
-            kind: InstanceType::Container,
+            kind: row.kind.into(),
             project: "default".into(),
         }
     }
@@ -134,20 +134,22 @@ impl Expanded {
     }
 }
 
-/// Checks that what devices name exists: pools and networks.
+/// Checks that what devices name exists: pools and networks. For a profile there is no kind of instance.
 ///
 /// # Errors
 /// With the name of what does not.
-pub fn check_references(app: &App, devices: &DeviceMap) -> Result<()> {
+pub fn check_references(app: &App, kind: Option<InstanceKind>, devices: &DeviceMap) -> Result<()> {
     for (name, device) in devices {
-        let kind = device.get("type").map_or("", String::as_str);
-        if kind == "disk"
+        let type_ = device.get("type").map_or("", String::as_str);
+        if type_ == "disk"
             && let Some(pool) = device.get("pool")
             && app.inventory.pool(pool)?.is_none()
         {
             return Err(Error::invalid(format!("device \"{name}\": there is no storage pool \"{pool}\"")));
         }
+        // A virtual machine's disk is a file, which has its size on every pool.
         if crate::pools::is_root(device)
+            && kind == Some(InstanceKind::Container)
             && device.contains_key("size")
             && let Some(pool) = device.get("pool")
             // One that cannot be used now says so where it is used.
@@ -155,7 +157,7 @@ pub fn check_references(app: &App, devices: &DeviceMap) -> Result<()> {
         {
             pool.quota().map_err(|e| Error::invalid(format!("device \"{name}\": {e}")))?;
         }
-        if kind == "nic"
+        if type_ == "nic"
             && let Some(network) = device.get("network")
             && app.inventory.network(network)?.is_none()
         {

@@ -11,11 +11,12 @@ use duet_container::files::{FileError, FileSession, Target};
 use duet_container::rootfs::{self, RootError};
 
 use super::expand::{self, Expanded};
+use super::machine;
 use super::idmap::RANGE;
 use super::lifecycle::{Observed, Request};
 use super::slot::Held;
 use crate::app::App;
-use crate::config::InstanceSettings;
+use crate::config::{InstanceKind, InstanceSettings};
 use crate::error::{Error, Kind, Result, blocking};
 
 /// A session, and the claim that goes with it.
@@ -75,11 +76,16 @@ pub fn failure(error: &FileError) -> Error {
 pub async fn open(app: &App, name: &str, access: Access) -> Result<Files> {
     let row = expand::find_row(app, name)?;
     let slot = app.instances.slot(row.id);
+    if let Some(live) = slot.live().filter(|live| live.is_machine()) {
+        let stream = machine::files(&live).await?;
+        let session = FileSession::over(stream).map_err(|e| failure(&e))?;
+        return Ok(Files { session, _held: None });
+    }
     if let Some(live) = slot.live() {
         let program = app.instances.monitor_path().to_owned();
         let session = blocking(move || {
             let target =
-                Target::Running { pid: live.init_pid, pidfd: live.pidfd.as_fd(), user_namespace: live.idmap.is_some() };
+                Target::Running { pid: live.init_pid, pidfd: live.pidfd.as_fd(), user_namespace: live.idmap().is_some() };
             FileSession::spawn(&program, &target).map_err(|e| failure(&e))
         })
         .await?;
@@ -89,6 +95,11 @@ pub async fn open(app: &App, name: &str, access: Access) -> Result<Files> {
     if held.from() != Observed::Stopped {
         drop(held);
         return Box::pin(open(app, name, access)).await;
+    }
+    if row.kind == InstanceKind::VirtualMachine {
+        return Err(Error::invalid(
+            "the files of a stopped virtual machine are not served by this version: start it first",
+        ));
     }
     let session = of_stopped(app, &expand::find(app, name)?, access).await?;
     Ok(Files { session, _held: Some(held) })

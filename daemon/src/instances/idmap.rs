@@ -40,6 +40,15 @@ impl HostIds {
         }
     }
 
+    /// The user and group of the process that is the virtual machine with this id: from the last map, which others get
+    /// only when all are in use. Two of 65536 machines share one.
+    pub fn of_machine(self, id: i64) -> (u32, u32) {
+        let last = self.count - RANGE;
+        // Never the map's own root, as which a privileged program might run things.
+        let own = 1 + u32::try_from(id.rem_euclid(i64::from(RANGE) - 1)).unwrap_or(0);
+        (self.uid + last + own, self.gid + last + own)
+    }
+
     /// The map number `index`; 0 is the shared one.
     fn map(self, index: u32) -> Option<IdMap> {
         let offset = index.checked_mul(RANGE)?;

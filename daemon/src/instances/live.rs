@@ -16,8 +16,9 @@ use duet_control::protocol::{ExitReason, ExitRecord, Reply};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::guest::Guest;
 use crate::error::{Context, Error, Result, blocking};
-use crate::network::NetnsWatcher;
+use crate::network::{NetnsState, NetnsWatcher};
 
 /// A running instance.
 pub struct Live {
@@ -33,10 +34,8 @@ pub struct Live {
     pub started_at: Timestamp,
     /// Where it is counted, limited, frozen and killed.
     pub cgroup: Cgroup,
-    /// Its user namespace's map; None for a privileged one.
-    pub idmap: Option<IdMap>,
-    /// The view into its network namespace.
-    pub netns: NetnsWatcher,
+    /// What can be seen of its inside.
+    inside: Inside,
     /// Device -> link on the host.
     nics: Mutex<BTreeMap<String, String>>,
     /// The CPUs it may run on; None for all.
@@ -49,6 +48,30 @@ pub struct Live {
     ended: watch::Sender<Option<ExitReason>>,
 }
 
+/// What can be seen of an instance's inside, and how.
+pub enum Inside {
+    /// A container's is a part of the host.
+    Container {
+        /// Its user namespace's map; None for a privileged one.
+        idmap: Option<IdMap>,
+        /// The view into its network namespace.
+        netns: NetnsWatcher,
+    },
+    /// A virtual machine's is what its guest says of itself.
+    Machine(Guest),
+}
+
+impl Inside {
+    /// A container's; `netlink` is a netlink socket in its network namespace.
+    ///
+    /// # Errors
+    /// Where its network cannot be watched.
+    pub fn container(idmap: Option<IdMap>, netlink: OwnedFd) -> Result<Self> {
+        let netns = NetnsWatcher::spawn(netlink).doing("cannot watch the instance's network")?;
+        Ok(Self::Container { idmap, netns })
+    }
+}
+
 /// What a start or an adoption knows.
 pub struct Parts {
     /// See [`Live`].
@@ -59,14 +82,12 @@ pub struct Parts {
     pub init_pid: u32,
     /// See [`Live`].
     pub pidfd: OwnedFd,
-    /// A netlink socket in the container's network namespace.
-    pub netlink: OwnedFd,
     /// See [`Live`].
     pub started_at: Timestamp,
     /// See [`Live`].
     pub cgroup: Cgroup,
     /// See [`Live`].
-    pub idmap: Option<IdMap>,
+    pub inside: Inside,
     /// Device -> link on the host.
     pub nics: BTreeMap<String, String>,
     /// The CPUs it may run on; None for all.
@@ -77,27 +98,51 @@ pub struct Parts {
 
 impl Live {
     /// Puts a running instance together.
-    ///
-    /// # Errors
-    /// Where its network cannot be watched.
-    pub fn new(parts: Parts) -> Result<Arc<Self>> {
-        let netns = NetnsWatcher::spawn(parts.netlink).doing("cannot watch the instance's network")?;
-        Ok(Arc::new(Self {
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
             name: parts.name,
             run_dir: parts.run_dir,
             init_pid: parts.init_pid,
             pidfd: parts.pidfd,
             started_at: parts.started_at,
             cgroup: parts.cgroup,
-            idmap: parts.idmap,
-            netns,
+            inside: parts.inside,
             nics: Mutex::new(parts.nics),
             cpus: Mutex::new(parts.cpus),
             frozen: AtomicBool::new(parts.frozen),
             ready: AtomicBool::new(false),
             stop_requested: AtomicBool::new(false),
             ended: watch::Sender::new(None),
-        }))
+        })
+    }
+
+    /// Its guest, where it is a virtual machine.
+    pub fn guest(&self) -> Option<&Guest> {
+        match &self.inside {
+            Inside::Container { .. } => None,
+            Inside::Machine(guest) => Some(guest),
+        }
+    }
+
+    /// Whether it is a virtual machine.
+    pub fn is_machine(&self) -> bool {
+        self.guest().is_some()
+    }
+
+    /// Its user namespace's map; None where it has none.
+    pub fn idmap(&self) -> Option<IdMap> {
+        match &self.inside {
+            Inside::Container { idmap, .. } => *idmap,
+            Inside::Machine(_) => None,
+        }
+    }
+
+    /// Its network as it was last heard of.
+    pub fn network(&self) -> Arc<NetnsState> {
+        match &self.inside {
+            Inside::Container { netns, .. } => netns.current(),
+            Inside::Machine(guest) => guest.network(),
+        }
     }
 
     /// Whether it is held by the freezer.
@@ -149,6 +194,17 @@ impl Live {
         };
     }
 
+    /// Its network now; of a container with the counters of this moment.
+    pub async fn network_now(&self) -> Arc<NetnsState> {
+        match &self.inside {
+            Inside::Container { netns, .. } => match netns.snapshot().await {
+                Ok(network) => Arc::new(network),
+                Err(_) => netns.current(),
+            },
+            Inside::Machine(guest) => guest.network(),
+        }
+    }
+
     /// Waits for its end.
     pub async fn wait_end(&self) -> ExitReason {
         let mut ended = self.ended.subscribe();
@@ -173,7 +229,10 @@ impl Live {
 
     /// Has changes of its addresses count as changes of its slot.
     pub fn announce_to(&self, slot: &Arc<super::slot::Slot>) {
-        let mut states = self.netns.subscribe();
+        let mut states = match &self.inside {
+            Inside::Container { netns, .. } => netns.subscribe(),
+            Inside::Machine(guest) => guest.subscribe(),
+        };
         let slot = Arc::clone(slot);
         tokio::spawn(async move {
             while states.changed().await.is_ok() {
@@ -190,7 +249,7 @@ impl Live {
 
     /// Host uid and gid of its root.
     pub fn owner(&self) -> (u32, u32) {
-        self.idmap.map_or((0, 0), |map| (map.host_base_uid, map.host_base_gid))
+        self.idmap().map_or((0, 0), |map| (map.host_base_uid, map.host_base_gid))
     }
 
     /// A call to its monitor, on a worker thread.

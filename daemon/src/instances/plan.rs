@@ -11,7 +11,7 @@ use super::expand::Expanded;
 use crate::app::App;
 use crate::config::values::{CpuAllowance, CpuLimit, SwapLimit};
 use crate::config::{
-    Device, DevicesOf, DiskDevice, InstanceKind, InstanceSettings, MemoryEnforce, NicDevice, NicLink, UnixCharDevice,
+    Device, DevicesOf, DiskDevice, InstanceSettings, MemoryEnforce, NicDevice, NicLink, UnixCharDevice,
     validate_devices,
 };
 use crate::error::{Context, Error, Result};
@@ -97,7 +97,7 @@ pub fn plan(app: &App, expanded: &Expanded) -> Result<Plan> {
 /// # Errors
 /// Where they are not valid any more.
 pub fn typed_devices(expanded: &Expanded) -> Result<BTreeMap<String, Device>> {
-    validate_devices(&expanded.devices, DevicesOf::Instance(InstanceKind::Container))
+    validate_devices(&expanded.devices, DevicesOf::Instance(expanded.row.kind))
         .map_err(|e| Error::invalid(e.to_string()))
 }
 

@@ -1,4 +1,5 @@
-//! Starting a container: from its rows to its init's exec.
+//! Starting an instance: of a container, from its rows to its init's exec. (Of a virtual machine that is
+//! [`super::machine`]'s.)
 //!
 //! The path is short on purpose: one control group, one monitor, one veth for each NIC, one transaction. What may be
 //! slow (unpacking, choosing ids) was done when the instance was made. Each side effect registers its undo; a daemon
@@ -18,13 +19,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 use super::expand::{self, Expanded};
-use super::live::{Live, Parts};
+use super::live::{Inside, Live, Parts};
 use super::plan::{self, NicPlan, Plan, Volatile};
 use super::slot::Held;
 use super::undo::Undo;
-use super::{idmap, stop, templates};
+use super::{idmap, machine, stop, templates};
 use crate::app::App;
 use crate::apparmor::Rules;
+use crate::config::InstanceKind;
 use crate::error::{Context, Error, Kind, Result, blocking};
 use crate::inventory::{self, InstanceRow, Power};
 use crate::network::{Netns, NicSpec};
@@ -43,8 +45,6 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
     let id = held.slot().id();
     let expanded = expand::find(app, name)?;
     let plan = plan::plan(app, &expanded)?;
-    let map = idmap::of(app, &expanded, &plan.settings)?;
-    let files = templates::apply(app, &expanded, plan.root_read_only).await?;
     for nic in &plan.nics {
         if let Some(host) = &nic.host {
             app.network.set_host(&nic.parent, host).await.map_err(crate::networks::error)?;
@@ -52,41 +52,10 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
     }
 
     let mut undo = Undo::default();
-    let label = confine(app, name, &plan, &mut undo).await?;
-    let (binary, log) = (app.instances.monitor_binary(), prepare(app, &expanded.row, &mut undo)?);
-    let title = name.to_owned();
-    let monitor = blocking(move || Launched::spawn(&title, &binary, log).map_err(failure)).await?;
-    let limits = plan::limits(app, &expanded, &plan.settings, &plan.devices)?;
-    let cpus = limits.cpus.clone();
-    let cgroup = make_cgroup(app, name, &plan, map.ids, limits, monitor.pid(), &mut undo).await?;
-    let mut spec = specification(app, &expanded, &plan, map.ids)?;
-    spec.cgroups = cgroup.joined();
-    spec.files = files;
-    if label.is_some() && plan.settings.nesting {
-        spec.mounts.push(policy_files());
-    }
-    spec.apparmor = label;
-    let changes = changes(&plan, map.volatile);
-    spec.notes = changes.iter().cloned().collect();
-    let created = blocking(move || monitor.send(&spec, &[]).and_then(Starting::wait_created).map_err(failure)).await?;
-    if let Err(error) = attach_nics(app, &created, &plan.nics).await {
-        return Err(ended_early(created).await.unwrap_or(error));
-    }
-    let started = blocking(move || created.go().and_then(|()| created.wait_started()).map_err(failure)).await?;
-
-    let live = Live::new(Parts {
-        name: name.to_owned(),
-        run_dir: app.paths.run(id),
-        init_pid: started.init_pid,
-        pidfd: started.pidfd,
-        netlink: started.netlink,
-        started_at: Timestamp::now(),
-        cgroup,
-        idmap: map.ids,
-        nics: plan.nics.iter().map(|nic| (nic.device.clone(), nic.host_name.clone())).collect(),
-        cpus,
-        frozen: false,
-    })?;
+    let (live, changes) = match expanded.row.kind {
+        InstanceKind::Container => container(app, held, &expanded, &plan, &mut undo).await?,
+        InstanceKind::VirtualMachine => machine::start(app, held, &expanded, &plan, &mut undo).await?,
+    };
     live.announce_to(held.slot());
     stop::watch(app, held.slot(), &live)?;
     held.slot().set_live(Some(Arc::clone(&live)));
@@ -101,6 +70,53 @@ pub async fn start(app: &App, held: &Held, name: &str) -> Result<()> {
     }
     app.events.lifecycle("instance-started", format!("/1.0/instances/{name}"), Value::Null);
     Ok(())
+}
+
+/// Starts a container; gives what runs, and what is to be recorded of it.
+async fn container(
+    app: &App,
+    held: &Held,
+    expanded: &Expanded,
+    plan: &Plan,
+    undo: &mut Undo,
+) -> Result<(Arc<Live>, Volatile)> {
+    let name = &expanded.row.name;
+    let map = idmap::of(app, expanded, &plan.settings)?;
+    let files = templates::apply(app, expanded, plan.root_read_only).await?;
+    let label = confine(app, name, plan, undo).await?;
+    let (binary, log) = (app.instances.monitor_binary(), prepare(app, &expanded.row, undo)?);
+    let title = name.clone();
+    let monitor = blocking(move || Launched::spawn(&title, &binary, log).map_err(failure)).await?;
+    let limits = plan::limits(app, expanded, &plan.settings, &plan.devices)?;
+    let cpus = limits.cpus.clone();
+    let cgroup = make_cgroup(app, name, plan, map.ids, limits, monitor.pid(), undo).await?;
+    let mut spec = specification(app, expanded, plan, map.ids)?;
+    spec.cgroups = cgroup.joined();
+    spec.files = files;
+    if label.is_some() && plan.settings.nesting {
+        spec.mounts.push(policy_files());
+    }
+    spec.apparmor = label;
+    let changes = changes(plan, map.volatile);
+    spec.notes = changes.iter().cloned().collect();
+    let created = blocking(move || monitor.send(&spec, &[]).and_then(Starting::wait_created).map_err(failure)).await?;
+    if let Err(error) = attach_nics(app, &created, &plan.nics).await {
+        return Err(ended_early(created).await.unwrap_or(error));
+    }
+    let started = blocking(move || created.go().and_then(|()| created.wait_started()).map_err(failure)).await?;
+    let live = Live::new(Parts {
+        name: name.clone(),
+        run_dir: app.paths.run(held.slot().id()),
+        init_pid: started.init_pid,
+        pidfd: started.pidfd,
+        inside: Inside::container(map.ids, started.netlink)?,
+        started_at: Timestamp::now(),
+        cgroup,
+        nics: plan.nics.iter().map(|nic| (nic.device.clone(), nic.host_name.clone())).collect(),
+        cpus,
+        frozen: false,
+    });
+    Ok((live, changes))
 }
 
 /// Has systemd-machined list a running instance; nobody waits for that.
@@ -153,7 +169,7 @@ async fn ended_early(created: Created) -> Option<Error> {
 }
 
 /// Makes the directories of a run, and the monitor's log.
-fn prepare(app: &App, row: &InstanceRow, undo: &mut Undo) -> Result<File> {
+pub(super) fn prepare(app: &App, row: &InstanceRow, undo: &mut Undo) -> Result<File> {
     let run_dir = app.paths.run(row.id);
     // A directory that a crash left behind says nothing any more.
     let _ = std::fs::remove_dir_all(&run_dir);
@@ -172,7 +188,7 @@ fn prepare(app: &App, row: &InstanceRow, undo: &mut Undo) -> Result<File> {
 
 /// Makes the control group: in a scope of systemd's around the process that is to become the monitor, where the host has
 /// a systemd that makes one, and directly elsewhere.
-async fn make_cgroup(
+pub(super) async fn make_cgroup(
     app: &App,
     name: &str,
     plan: &Plan,
@@ -240,7 +256,7 @@ pub(super) async fn attach_nic(app: &App, pid: u32, nic: &NicPlan) -> Result<()>
 }
 
 /// What a start changes of the instance's keys: what was chosen for it, and that it runs.
-fn changes(plan: &Plan, ids: Volatile) -> Volatile {
+pub(super) fn changes(plan: &Plan, ids: Volatile) -> Volatile {
     let mut changes = plan.volatile.clone();
     changes.extend(ids);
     changes.push((super::templates::DUE.to_owned(), None));

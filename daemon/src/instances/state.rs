@@ -1,7 +1,9 @@
 //! What an instance is doing: processes, CPU, memory, disk, network.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use duet_agent::protocol::message::State;
 use duet_client::api::{
     InstanceFull, InstanceSnapshot, InstanceState, InstanceStateCpu, InstanceStateDisk, InstanceStateMemory,
     InstanceStatePressure, InstanceStateStall, InstanceStateStalls, StatusCode, Timestamp,
@@ -9,12 +11,15 @@ use duet_client::api::{
 use duet_container::stats::{Pressure, Reader, Stall, Stalls, Usage};
 
 use super::expand::{self, Expanded, ProfileTable, status_of};
+use super::guest;
 use super::live::Live;
 use super::plan;
 use crate::app::App;
+use crate::config::InstanceKind;
 use crate::config::values::MemoryLimit;
 use crate::error::{Error, Result, blocking};
 use crate::inventory::SnapshotRow;
+use crate::machines;
 use crate::pools::{self, RootSizes};
 use crate::storage::{References, Volume};
 
@@ -35,6 +40,7 @@ pub struct Subject {
     /// The device that is its root.
     root: Option<String>,
     pool: String,
+    kind: InstanceKind,
     size: Option<u64>,
     volume: Volume,
     memory: Option<MemoryLimit>,
@@ -46,7 +52,11 @@ impl Subject {
         let root = expanded.devices.iter().find(|(_, device)| pools::is_root(device));
         Self {
             id: expanded.row.id,
-            size: sizes.of(&expanded.devices),
+            kind: expanded.row.kind,
+            size: match expanded.row.kind {
+                InstanceKind::Container => sizes.of(&expanded.devices),
+                InstanceKind::VirtualMachine => Some(machines::disk_size(sizes.of(&expanded.devices))),
+            },
             root: root.map(|(name, _)| name.clone()),
             pool: expanded.row.pool.clone(),
             volume: expanded.row.volume.clone(),
@@ -77,10 +87,18 @@ pub async fn of(app: &App, subject: &Subject, host_memory: u64) -> Result<Instan
     if let Ok(usage) = usage(&live) {
         fill(&mut state, usage);
     }
-    let network = match live.netns.snapshot().await {
-        Ok(network) => network,
-        Err(_) => (*live.netns.current()).clone(),
+    let said = match live.guest() {
+        // One that is paused says nothing.
+        Some(guest) if !live.is_frozen() => guest.state().await.ok(),
+        _ => None,
     };
+    let network = match &said {
+        Some(said) => Arc::new(guest::network_of(said)),
+        None => live.network_now().await,
+    };
+    if live.is_machine() {
+        guest_counters(&mut state, said.as_ref());
+    }
     state.duet_pressure = Some(pressure(&live));
     state.network = Some(network.to_api().into_iter().collect());
     state.pid = i64::from(live.init_pid);
@@ -89,6 +107,23 @@ pub async fn of(app: &App, subject: &Subject, host_memory: u64) -> Result<Instan
         state.memory.total = total_memory(subject, host_memory);
     }
     Ok(state)
+}
+
+/// Of a virtual machine, processes and memory are its guest's own, where that says so; CPU time is what the host gave.
+fn guest_counters(state: &mut InstanceState, said: Option<&State>) {
+    let bytes = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    // As Incus has it where there is no answer.
+    state.processes = said.map_or(-1, |said| bytes(said.processes));
+    if let Some(said) = said {
+        let memory = &said.memory;
+        state.memory = InstanceStateMemory {
+            usage: bytes(memory.total.saturating_sub(memory.available)),
+            usage_peak: 0,
+            total: bytes(memory.total),
+            swap_usage: bytes(memory.swap_total.saturating_sub(memory.swap_free)),
+            swap_usage_peak: 0,
+        };
+    }
 }
 
 fn usage(live: &Live) -> Result<Usage> {
@@ -134,15 +169,17 @@ fn total_memory(subject: &Subject, host: u64) -> i64 {
 async fn disk(app: &App, subject: &Subject, running: bool) -> Result<BTreeMap<String, InstanceStateDisk>> {
     let Some(device) = &subject.root else { return Ok(BTreeMap::new()) };
     let Ok(pool) = app.pools.get(&subject.pool) else { return Ok(BTreeMap::new()) };
-    let size = subject.size.filter(|_| pool.quota().is_ok());
+    // A virtual machine's disk has its size on every pool, and what it takes up is what is in its files.
+    let is_machine = subject.kind == InstanceKind::VirtualMachine;
+    let size = subject.size.filter(|_| is_machine || pool.quota().is_ok());
     let known = if running { None } else { app.instances.known_usage(subject.id, subject.volume.upper) };
     let bytes = match known {
         Some(bytes) => bytes,
         None => {
             let volume = subject.volume.clone();
             let measure = move || match size {
-                Some(_) => pool.volume_counted(&volume),
-                None => Ok(pool.volume_usage(&volume, &References::new())?.own),
+                Some(_) if !is_machine => pool.volume_counted(&volume),
+                _ => Ok(pool.volume_usage(&volume, &References::new())?.own),
             };
             let bytes = blocking(measure).await?;
             if !running {

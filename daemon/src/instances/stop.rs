@@ -22,6 +22,8 @@ use crate::inventory::{self, Power};
 const KILL_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a fresh init may take until it can be asked to stop.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a virtual machine that was asked to shut down is given to begin.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// When a link that did not go with its instance is removed: something else holds the network namespace.
 const LINGER: Duration = Duration::from_secs(3);
 /// How long freezing and thawing may take.
@@ -96,16 +98,32 @@ async fn ask(app: &App, live: &Arc<Live>, how: How) -> Result<()> {
     if live.is_frozen() {
         thaw(live).await?;
     }
-    listens(live, Instant::now() + LISTEN_DEADLINE).await;
-    // A monitor that does not answer because the container has just ended is no failure.
-    let asked = live.call(|monitor| monitor.stop()).await;
-    let in_time = match patience {
-        None => {
-            asked?;
-            live.wait_end().await;
-            true
+    let in_time = if live.is_machine() {
+        let ended = async {
+            tokio::select! {
+                _ = live.wait_end() => {}
+                () = keep_asking(live) => {}
+            }
+        };
+        match patience {
+            None => {
+                ended.await;
+                true
+            }
+            Some(patience) => tokio::time::timeout(patience, ended).await.is_ok(),
         }
-        Some(patience) => tokio::time::timeout(patience, live.wait_end()).await.is_ok(),
+    } else {
+        listens(live, Instant::now() + LISTEN_DEADLINE).await;
+        // A monitor that does not answer because the container has just ended is no failure.
+        let asked = live.call(|monitor| monitor.stop()).await;
+        match patience {
+            None => {
+                asked?;
+                live.wait_end().await;
+                true
+            }
+            Some(patience) => tokio::time::timeout(patience, live.wait_end()).await.is_ok(),
+        }
     };
     match (in_time, then_kill) {
         (true, _) => Ok(()),
@@ -117,6 +135,15 @@ async fn ask(app: &App, live: &Arc<Live>, how: How) -> Result<()> {
                 patience.unwrap_or_default().as_secs()
             ),
         )),
+    }
+}
+
+/// Asks a virtual machine to shut down, again and again: as long as its guest boots, nothing hears it.
+async fn keep_asking(live: &Live) {
+    loop {
+        // Why it was not heard matters to nobody.
+        let _ = live.call(|monitor| monitor.stop()).await;
+        tokio::time::sleep(ASK_AGAIN).await;
     }
 }
 

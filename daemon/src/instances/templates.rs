@@ -148,6 +148,17 @@ pub async fn apply(app: &App, expanded: &Expanded, read_only: bool) -> Result<Ve
     Ok(Vec::new())
 }
 
+/// What is due at a start of a virtual machine, whose init writes all of it.
+///
+/// # Errors
+/// A template that cannot be rendered, or does not render as text.
+pub fn due(app: &App, expanded: &Expanded) -> Result<Vec<FileSpec>> {
+    let told = |file: &RenderedFile| {
+        passed(file).ok_or_else(|| Error::invalid(format!("the template of {} does not render as text", file.path)))
+    };
+    render(app, expanded)?.iter().map(told).collect()
+}
+
 /// A file as init is told of it. None: it is not text.
 fn passed(file: &RenderedFile) -> Option<FileSpec> {
     Some(FileSpec {

@@ -16,7 +16,7 @@ use super::lifecycle::Request;
 use super::live::Live;
 use super::plan::{self, PeerNames, Volatile};
 use super::slot::Held;
-use super::{addresses, start};
+use super::{addresses, machine, start};
 use crate::app::App;
 use crate::config::{
     self, Device, DevicesOf, DiskDevice, DiskLimits, InstanceKind, InstanceSettings, drop_unset, drop_unset_options,
@@ -24,6 +24,7 @@ use crate::config::{
 };
 use crate::error::{Context, Error, Kind, Result, blocking};
 use crate::inventory::{self, ProfileRow};
+use crate::machines;
 use crate::pools;
 
 /// Replaces what a client may change of an instance that the caller holds.
@@ -43,7 +44,7 @@ pub async fn update(app: &App, held: &Held, name: &str, put: InstancePut) -> Res
     if !put.architecture.is_empty() && put.architecture != row.architecture {
         return Err(Error::invalid("the architecture of an instance cannot be changed"));
     }
-    validate_instance_config(&row.config, InstanceKind::Container).map_err(|e| Error::invalid(e.to_string()))?;
+    validate_instance_config(&row.config, row.kind).map_err(|e| Error::invalid(e.to_string()))?;
     validate_devices(&row.devices, DevicesOf::Profile).map_err(|e| Error::invalid(e.to_string()))?;
     let new = expand::expand_with(&expand::profile_table(app)?, row)?;
     check(app, &old, &new)?;
@@ -55,9 +56,9 @@ pub async fn update(app: &App, held: &Held, name: &str, put: InstancePut) -> Res
 
 /// Checks an instance with all its profiles applied.
 fn check(app: &App, old: &Expanded, new: &Expanded) -> Result<()> {
-    let of = DevicesOf::Instance(InstanceKind::Container);
+    let of = DevicesOf::Instance(new.row.kind);
     let typed = validate_devices(&new.devices, of).map_err(|e| Error::invalid(e.to_string()))?;
-    expand::check_references(app, &new.devices)?;
+    expand::check_references(app, Some(new.row.kind), &new.devices)?;
     addresses::check(app, &new.row.name, &typed)?;
     InstanceSettings::from_config(&new.config).map_err(|e| Error::invalid(e.to_string()))?;
     if expand::root_pool(&new.devices)? != old.row.pool {
@@ -93,6 +94,10 @@ async fn apply(app: &App, held: &Held, old: &Expanded, new: &Expanded) -> Result
         return Ok(Vec::new());
     };
     // What cannot be had is refused before anything is touched.
+    if live.is_machine() {
+        machine::check_changes(old, new)?;
+        return Ok(Vec::new());
+    }
     let limits = changed_limits(app, old, new)?;
     resize(app, old, new).await?;
     match follow(app, &live, limits, old, new).await {
@@ -115,6 +120,14 @@ async fn apply(app: &App, held: &Held, old: &Expanded, new: &Expanded) -> Result
 async fn resize(app: &App, old: &Expanded, new: &Expanded) -> Result<()> {
     let (before, after) = (pools::root_size(app, &old.devices)?, pools::root_size(app, &new.devices)?);
     if before == after {
+        return Ok(());
+    }
+    if new.row.kind == InstanceKind::VirtualMachine {
+        // The disk is enlarged when it starts next.
+        let (before, after) = (machines::disk_size(before), machines::disk_size(after));
+        if after < before {
+            return Err(Error::invalid("the root disk: a virtual machine's disk cannot be made smaller"));
+        }
         return Ok(());
     }
     let (pool, volume) = (app.pools.get(&old.row.pool)?, old.row.volume.clone());

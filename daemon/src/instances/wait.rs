@@ -57,8 +57,8 @@ fn holds(slot: &Slot, condition: WaitCondition) -> bool {
         (WaitCondition::Stopped, live) => live.is_none() && slot.busy().is_none(),
         (_, None) => false,
         (WaitCondition::Running, Some(live)) => !live.is_frozen(),
-        (WaitCondition::Ipv4, Some(live)) => live.netns.current().has_ipv4(),
-        (WaitCondition::Ipv6, Some(live)) => live.netns.current().has_ipv6(),
+        (WaitCondition::Ipv4, Some(live)) => live.network().has_ipv4(),
+        (WaitCondition::Ipv6, Some(live)) => live.network().has_ipv6(),
         (WaitCondition::Ready, Some(live)) => live.is_ready(),
     }
 }

@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 
+use duet_client::api::InstanceType;
+
 use super::{ConfigMap, DeviceMap, Error, Result, json, to_json};
+use crate::config::InstanceKind;
 use crate::storage::Volume;
 
 /// The intended power state.
@@ -31,8 +34,8 @@ pub struct InstanceRow {
     pub id: i64,
     /// Unique.
     pub name: String,
-    /// `container` (later also `virtual-machine`).
-    pub kind: String,
+    /// A container or a virtual machine.
+    pub kind: InstanceKind,
     /// As `uname -m` has it.
     pub architecture: String,
     /// Free text.
@@ -62,12 +65,16 @@ const COLUMNS: &str = "id, name, type, architecture, description, ephemeral, pow
     (SELECT json_group_array(profile) FROM (SELECT profile FROM instance_profiles p WHERE p.instance_id = i.id \
      ORDER BY position))";
 
+fn kind_of(text: &str) -> InstanceKind {
+    if text == InstanceType::VirtualMachine.name() { InstanceKind::VirtualMachine } else { InstanceKind::Container }
+}
+
 fn read(row: &Row) -> rusqlite::Result<InstanceRow> {
     let power = row.get_ref(6)?.as_str()? == "running";
     Ok(InstanceRow {
         id: row.get(0)?,
         name: row.get(1)?,
-        kind: row.get(2)?,
+        kind: kind_of(row.get_ref(2)?.as_str()?),
         architecture: row.get(3)?,
         description: row.get(4)?,
         ephemeral: row.get(5)?,
@@ -164,7 +171,7 @@ impl InstanceRow {
         )?
         .execute((
             &self.name,
-            &self.kind,
+            InstanceType::from(self.kind).name(),
             &self.architecture,
             &self.description,
             self.ephemeral,

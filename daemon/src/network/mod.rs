@@ -46,6 +46,7 @@ mod state;
 mod subnet;
 mod sweep;
 mod sysctl;
+mod tap;
 #[cfg(test)]
 mod tests;
 
@@ -78,6 +79,7 @@ pub use self::{
     netns::{NetnsState, NetnsWatcher},
     nic::{Netns, NicSpec, host_name, is_host_name},
     state::HostInterface,
+    tap::{Tap, TapSpec},
     subnet::{Occupied, choose_ipv4, choose_ipv6},
     sweep::Swept,
 };
@@ -358,6 +360,12 @@ impl Manager {
         // Of a managed bridge we know what we made it; of another the kernel must be asked.
         let known = self.up().get(spec.parent).map(|config| config.mtu.unwrap_or(bridge::DEFAULT_MTU));
         nic::attach(&self.0.rtnl, spec, known).await
+    }
+
+    /// Makes a tap for a virtual machine's NIC and plugs it into a bridge.
+    pub async fn attach_tap(&self, spec: &TapSpec<'_>) -> Result<Tap> {
+        let known = self.up().get(spec.parent).map(|config| config.mtu.unwrap_or(bridge::DEFAULT_MTU));
+        tap::attach(&self.0.rtnl, spec, known).await
     }
 
     /// Removes a NIC by its host end's name. One that is gone already is fine.

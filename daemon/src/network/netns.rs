@@ -101,7 +101,8 @@ impl NetnsState {
             .collect()
     }
 
-    fn same_but_counters(&self, other: &Self) -> bool {
+    /// Whether both have the same links with the same addresses; traffic doesn't count.
+    pub fn same_but_counters(&self, other: &Self) -> bool {
         self.interfaces.len() == other.interfaces.len()
             && self.interfaces.values().zip(other.interfaces.values()).all(|(a, b)| a.same_but_counters(b))
     }

@@ -104,7 +104,7 @@ pub(super) async fn attach(rtnl: &Rtnl, spec: &NicSpec<'_>, parent_mtu: Option<u
 }
 
 /// The index of a link, by ioctl: a hundredth of what parsing all that netlink tells of it costs.
-fn link_index(name: &str) -> Result<u32> {
+pub(super) fn link_index(name: &str) -> Result<u32> {
     let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
     let index = socket.and_then(|socket| name_to_index(socket, name));
     index.map_err(|errno| match errno {
@@ -113,7 +113,7 @@ fn link_index(name: &str) -> Result<u32> {
     })
 }
 
-async fn link_mtu(rtnl: &Rtnl, name: &str) -> Result<u32> {
+pub(super) async fn link_mtu(rtnl: &Rtnl, name: &str) -> Result<u32> {
     let link = rtnl.link_by_name(name).await?.ok_or_else(|| Error::NoSuchLink { name: name.to_owned() })?;
     Ok(Interface::parse(&link).mtu)
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::Error;
@@ -20,6 +21,11 @@ impl Fingerprint {
     /// The digits.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The fingerprint of what this text describes wholly.
+    pub fn of(description: &str) -> Self {
+        Self(Sha256::digest(description).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
 

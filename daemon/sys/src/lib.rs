@@ -17,4 +17,5 @@ pub mod project_quota;
 pub mod pty;
 pub mod seccomp;
 pub mod socket;
+pub mod tap;
 pub mod tree;

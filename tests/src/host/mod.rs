@@ -76,6 +76,23 @@ impl Host {
         host
     }
 
+    /// As [`new`](Self::new), with a kernel for virtual machines: what `make test` fetched, which takes the place of one
+    /// that is installed. Where KVM serves, that runs them, and elsewhere QEMU.
+    #[track_caller]
+    pub fn with_machines() -> Self {
+        let host = Self::new();
+        host.use_kernel();
+        host
+    }
+
+    /// Tells the daemon of the kernel for virtual machines.
+    #[track_caller]
+    pub fn use_kernel(&self) {
+        let kernel = std::env::var_os("DUET_TEST_KERNEL").map_or_else(|| target_folder().join("vm-kernel"), PathBuf::from);
+        assert!(kernel.join("vmlinuz").exists(), "{} has no kernel: run the tests with 'make test'", kernel.display());
+        self.ok(&format!("config set core.vm_kernel={}", kernel.display()));
+    }
+
     /// A host with a running daemon and no image.
     #[track_caller]
     pub fn empty() -> Self {

@@ -58,3 +58,4 @@ mod storage;
 mod tidy;
 mod traces;
 mod updates;
+mod vm;

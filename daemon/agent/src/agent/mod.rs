@@ -248,6 +248,9 @@ impl Agent {
         };
         if let Some(channel) = channel {
             self.answer(channel, &reply);
+            if let (Reply::Exited { .. }, Some(engine)) = (&reply, &mut self.engine) {
+                engine.finish(channel);
+            }
         }
     }
 

@@ -226,6 +226,47 @@ impl Engine {
         self.channels.get(&channel).is_some_and(|channel| channel.outgoing.iter().any(Option::is_some))
     }
 
+    /// Ends the streams that a channel sends once all is sent that can be read from them now: whoever wrote to them has
+    /// ended, and others who hold them open are not waited for.
+    pub fn finish(&mut self, channel: u32) {
+        let Some(channel) = self.channels.get_mut(&channel) else { return };
+        channel.outgoing.iter_mut().flatten().for_each(|outgoing| outgoing.last = true);
+        self.send_last();
+    }
+
+    /// Goes on with what [`Self::finish`] began.
+    fn send_last(&mut self) {
+        let streams = self.channels.iter().flat_map(|(number, channel)| {
+            let last = channel.outgoing.iter().zip(0u8..).filter(|(slot, _)| slot.as_ref().is_some_and(|one| one.last));
+            last.map(|(_, stream)| (*number, stream))
+        });
+        for (number, stream) in streams.collect::<Vec<_>>() {
+            self.send_rest(number, stream);
+        }
+    }
+
+    fn send_rest(&mut self, number: u32, stream: u8) {
+        let slot = |engine: &Self| Some(engine.channels.get(&number)?.outgoing[usize::from(stream)].as_ref()?.credit);
+        while let Some(credit) = slot(self) {
+            let Some(channel) = self.channels.get_mut(&number) else { return };
+            let outgoing = &mut channel.outgoing[usize::from(stream)];
+            let more = outgoing.as_ref().is_some_and(|one| {
+                let mut poll = [rustix::event::PollFd::new(&one.fd, PollFlags::IN)];
+                rustix::event::poll(&mut poll, Some(&rustix::event::Timespec::default())).is_ok()
+                    && poll[0].revents().contains(PollFlags::IN)
+            });
+            if !more {
+                *outgoing = None;
+                self.outbox.frame(number, Frame::End(stream));
+                return;
+            }
+            if credit == 0 || self.outbox.is_full() {
+                return;
+            }
+            self.send(number, stream);
+        }
+    }
+
     /// Closes a channel, now.
     pub fn close(&mut self, channel: u32) {
         if let Some(streams) = self.channels.remove(&channel)
@@ -272,6 +313,9 @@ impl Engine {
                 Source::Outgoing(channel, stream) => self.send(channel, stream),
             }
         }
+        self.outbox.flush(&self.transport)?;
+        // There may be room again.
+        self.send_last();
         self.outbox.flush(&self.transport)?;
         if self.outbox.is_overfull() {
             self.violated(Violation::Backlog, events)?;

@@ -14,11 +14,13 @@ pub(super) struct Outgoing {
     pub fd: OwnedFd,
     /// How many bytes the other side has room for.
     pub credit: usize,
+    /// It ends as soon as there is nothing to be read for the moment.
+    pub last: bool,
 }
 
 impl Outgoing {
     pub fn new(fd: OwnedFd) -> Self {
-        Self { fd, credit: WINDOW }
+        Self { fd, credit: WINDOW, last: false }
     }
 
     pub fn grant(&mut self, bytes: u32) -> Result<(), Violation> {

@@ -316,3 +316,33 @@ proptest! {
         prop_assert_eq!(got, sent);
     }
 }
+
+#[test]
+fn a_stream_that_is_finished_ends_with_what_is_there() {
+    let mut pair = Pair::new();
+    let channel = pair.host.open(b"{}").unwrap();
+    pair.settle();
+    // More than a window, from one who keeps the stream open: what is there now comes, and then the end.
+    let (from, to) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    rustix::pipe::fcntl_setpipe_size(&to, 1 << 20).unwrap();
+    assert_eq!(rustix::io::write(&to, &vec![7; 1 << 20]).unwrap(), 1 << 20);
+    pair.guest.attach(channel, STDOUT, from).unwrap();
+    pair.guest.finish(channel);
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    pair.host.attach(channel, STDOUT, theirs.into()).unwrap();
+    let (mut got, mut piece) = (0, vec![0; 1 << 16]);
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        pair.settle();
+        match ours.read(&mut piece) {
+            Ok(0) => break,
+            Ok(count) => got += count,
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+        }
+        assert!(std::time::Instant::now() < deadline, "it does not end");
+    }
+    assert_eq!(got, 1 << 20);
+    assert!(!pair.guest.sending(channel));
+    drop(to);
+}

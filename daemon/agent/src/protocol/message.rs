@@ -54,7 +54,8 @@ pub enum Reply {
         /// Its process id in the guest.
         pid: u32,
     },
-    /// The program ended. What it wrote may still be on its way, and others may hold its output open.
+    /// The program ended. What it wrote until then is still on its way, and ends with the streams' ends; what others write
+    /// who hold its output open is not carried over any more.
     Exited {
         /// How.
         status: ExecStatus,

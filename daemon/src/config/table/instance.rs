@@ -150,6 +150,7 @@ pub(super) const INSTANCE: &[Key] = &[
     .by_server(),
     Key::new("volatile.cloud-init.instance-id", VOLATILE, Kind::Text, "The instance id that cloud-init sees")
         .by_server(),
+    Key::new("volatile.vm.engine", VOLATILE, Kind::Text, "What runs the virtual machine: kvm or emulation").by_server(),
     Key::new("volatile.idmap.base", VOLATILE, Kind::Text, "The first host id of the instance's range").by_server(),
     Key::new("volatile.idmap.current", VOLATILE, Kind::Text, "The id map that the instance runs with").by_server(),
     Key::new("volatile.idmap.next", VOLATILE, Kind::Text, "The id map that the next start uses").by_server(),

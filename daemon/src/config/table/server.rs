@@ -15,6 +15,12 @@ pub(super) const SERVER: &[Key] = &[
         "How images that are published from instances are compressed",
     )
     .default("gzip"),
+    Key::new("core.vm_kernel", MISC, Kind::Text, "The kernel of virtual machines whose image has none")
+        .default("the newest of the host that has its modules")
+        .long(
+            "The path of a bzImage whose modules are in /lib/modules, as /boot/vmlinuz-6.12.48+deb13-cloud-amd64, or of a \
+                directory with a vmlinuz and its modules.",
+        ),
     Key::new("user.*", MISC, Kind::Text, "Free values of the user's own"),
 ];
 

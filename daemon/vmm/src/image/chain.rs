@@ -35,6 +35,22 @@ pub struct Chain {
     cluster: u64,
 }
 
+/// What is at a place of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Bytes of this file (stat(2)).
+    Data {
+        /// Its device.
+        dev: u64,
+        /// Its inode.
+        ino: u64,
+    },
+    /// Zeroes.
+    Zero,
+    /// Compressed bytes.
+    Packed,
+}
+
 /// How a range is cleared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clear {
@@ -86,6 +102,25 @@ impl Chain {
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// What is at an offset, and for how many bytes in a row, at most `wanted`.
+    ///
+    /// # Errors
+    /// If a layer is broken there.
+    pub fn look(&self, offset: u64, wanted: u64) -> io::Result<(Found, u64)> {
+        let access = self.shared();
+        let (mapping, len) = access.get_mapping(offset, wanted)?;
+        let found = match mapping {
+            Mapping::Raw { storage, .. } => {
+                let status = storage.file.metadata()?;
+                Found::Data { dev: status.dev(), ino: status.ino() }
+            }
+            Mapping::Zero { .. } => Found::Zero,
+            Mapping::Special { .. } => Found::Packed,
+            _ => return Err(io::ErrorKind::UnexpectedEof.into()),
+        };
+        Ok((found, some(len, wanted)?))
     }
 
     fn shared(&self) -> RwLockReadGuard<'_, Access> {

@@ -17,6 +17,7 @@ use crate::virtio::buffers::Buffers;
 
 pub mod chain;
 pub mod header;
+pub mod join;
 pub mod make;
 pub mod storage;
 #[cfg(test)]
@@ -120,6 +121,14 @@ impl Image {
         let chain = Chain::open(layers, read_only)?;
         let size = chain.size();
         Ok((Self::Chain(chain), size))
+    }
+
+    /// Fills memory of the process's own from an offset on. All of it is within the disk.
+    ///
+    /// # Errors
+    /// As [`Image::read`].
+    pub fn read_own(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read(Buffers::own(bytes), offset)
     }
 
     /// Fills buffers from an offset on. All of it is within the disk.

@@ -34,6 +34,11 @@ impl<'m> Buffers<'m> {
         (!readable.pieces.is_empty() || !writable.pieces.is_empty()).then_some((readable, writable))
     }
 
+    /// Memory that is the process's own and no guest's.
+    pub fn own(bytes: &'m mut [u8]) -> Self {
+        Self { pieces: [VolatileSlice::from(bytes)].into() }
+    }
+
     /// These pieces of memory: address and length.
     #[cfg(test)]
     pub fn over(memory: &'m Memory, pieces: &[(u64, usize)]) -> Self {
