@@ -92,7 +92,8 @@ fn confined(machine: &Machine) {
     }
     let mut seen: Vec<_> = fs::read_dir(proc("root")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     seen.sort();
-    assert!(!seen.iter().any(|name| ["home", "var", "dev", "run", "root"].iter().any(|host| name == host)), "{seen:?}");
+    assert!(!seen.iter().any(|name| ["home", "var", "run", "root"].iter().any(|host| name == host)), "{seen:?}");
+    assert_eq!(fs::read_dir(proc("root/dev")).unwrap().count(), 1);
     let mounts = fs::read_to_string(proc("mounts")).unwrap();
     assert!(mounts.lines().all(|line| line.contains(" proc ") || line.split(' ').nth(3).unwrap().starts_with("ro")));
 }
@@ -100,6 +101,11 @@ fn confined(machine: &Machine) {
 fn programs(machine: &Machine) {
     let done = machine.shell("echo out; echo err >&2; cat; exit 3", b"typed");
     assert_eq!(done, (ExecStatus::Code(3), "out\ntyped".into(), "err\n".into()));
+    // The second disk, and the interface.
+    let (_, out, _) = machine.shell("cat /sys/block/vdb/ro /sys/block/vdb/serial; echo; head -n 1 /dev/vdb", b"");
+    assert_eq!(out, "1\ndata\nwhat is on the second disk\n");
+    let (_, out, _) = machine.shell("cd /sys/class/net/e*; cat address mtu", b"");
+    assert_eq!(out, "02:00:00:00:00:ab\n1450\n");
     let exec = |argv: &[&str]| {
         machine.client().exec(request(argv), Some([pipe().0.as_fd(), pipe().1.as_fd(), pipe().1.as_fd()]))
     };
@@ -216,7 +222,8 @@ fn a_guest_that_resets_wants_to_be_started_again() {
     // This init never says that it is up.
     assert_eq!(watcher.receive_until(Instant::now() + BOOT).unwrap().unwrap().0, Reply::Ready);
     // On the console's shell, which is the guest's first process.
-    let mut stream = UnixStream::from(machine.client().console(false).unwrap());
+    let client = machine.client();
+    let mut stream = UnixStream::from(client.console(false).unwrap());
     stream.write_all(b"exec reboot -f\n").unwrap();
     assert_eq!(machine.ended(&watcher), ExitReason::Reboot);
 }
