@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use duet_control::client::ClientError;
@@ -226,6 +227,32 @@ fn a_guest_that_resets_wants_to_be_started_again() {
     let mut stream = UnixStream::from(client.console(false).unwrap());
     stream.write_all(b"exec reboot -f\n").unwrap();
     assert_eq!(machine.ended(&watcher), ExitReason::Reboot);
+}
+
+#[test]
+fn a_guest_that_panics_is_not_started_again() {
+    let Some(parts) = Parts::find() else { return };
+    let machine = Plan::guest("panic", &parts, "init=/bin/sh").run();
+    let watcher = machine.client();
+    watcher.watch().unwrap();
+    machine.agent();
+    // What a guest's udev would do.
+    let modules = parts.kernel.join(&parts.modules).join("kernel/drivers/misc/pvpanic");
+    let mut session = FileSession::over(machine.client().files().unwrap()).unwrap();
+    let busybox = fs::read("/usr/bin/busybox").unwrap();
+    session.write_from("/srv/busybox", &mut &*busybox, &WriteOptions::default()).unwrap();
+    for name in ["pvpanic.ko", "pvpanic-mmio.ko"] {
+        let packed = modules.join(format!("{name}.xz"));
+        let unpacked = Command::new("xz").arg("-dc").arg(packed).output().unwrap().stdout;
+        session.write_from(&format!("/srv/{name}"), &mut &*unpacked, &WriteOptions::default()).unwrap();
+    }
+    let script = "chmod 755 /srv/busybox; cd /srv; for m in pvpanic pvpanic-mmio; do ./busybox insmod $m.ko; done";
+    assert_eq!(machine.shell(script, b""), (ExecStatus::Code(0), String::new(), String::new()));
+    let client = machine.client();
+    let mut stream = UnixStream::from(client.console(false).unwrap());
+    stream.write_all(b"echo c > /proc/sysrq-trigger\n").unwrap();
+    assert_eq!(machine.ended(&watcher), ExitReason::Exited { code: 11 });
+    assert!(machine.console().contains("Kernel panic"), "{}", machine.console());
 }
 
 #[test]
