@@ -244,7 +244,7 @@ fn a_guest_that_panics_is_not_started_again() {
     for name in ["pvpanic.ko", "pvpanic-mmio.ko"] {
         let packed = modules.join(format!("{name}.xz"));
         let unpacked = Command::new("xz").arg("-dc").arg(packed).output().unwrap().stdout;
-        session.write_from(&format!("/srv/{name}"), &mut &*unpacked, &WriteOptions::default()).unwrap();
+        session.write_from(format!("/srv/{name}"), &mut &*unpacked, &WriteOptions::default()).unwrap();
     }
     let script = "chmod 755 /srv/busybox; cd /srv; for m in pvpanic pvpanic-mmio; do ./busybox insmod $m.ko; done";
     assert_eq!(machine.shell(script, b""), (ExecStatus::Code(0), String::new(), String::new()));

@@ -7,7 +7,7 @@ use duet_agent::protocol::message::{self, Power};
 use duet_control::protocol::{self, ErrorKind, ErrorReply, ExecRequest, ExecStatus, MAX_PACKET, PtySize};
 
 use super::AGENT_TIMEOUT;
-use super::server::Teller;
+use super::messages::{Message, Teller};
 
 /// The bytes of a thread's stack.
 const STACK: usize = 128 * 1024;
@@ -47,7 +47,7 @@ pub(super) fn start(task: Task, client: Client, connection: u64, teller: Teller)
         let outcome = carry_out(task, &client);
         // The connection must not outlive its client in the loop by what is left here.
         drop(client);
-        teller.task(connection, outcome);
+        teller.tell(Message::Task { connection, outcome });
     };
     let started = std::thread::Builder::new().name("task".to_owned()).stack_size(STACK).spawn(run);
     started.map(drop).map_err(|error| reply(ErrorKind::System, format_args!("start a thread: {error}")))
