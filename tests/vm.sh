@@ -38,7 +38,7 @@ make_parts() { # make_parts DIR
 }
 
 need_rust
-install_packages qemu-system-x86 busybox-static
+install_packages qemu-system-x86 busybox-static xz-utils
 build_agent
 parts=$cache/$suite-$(declare -f sources make_parts | sha256sum | cut -c 1-12)
 if [ ! -d "$parts" ]; then

@@ -134,8 +134,13 @@ impl MonitorClient {
     /// # Errors
     /// [`ClientError::Closed`] if the monitor is gone and everything it said was taken.
     pub fn try_receive(&self) -> Result<Option<(Reply, Vec<OwnedFd>)>, ClientError> {
-        // Replies are small; the bulk (mounts, environments) travels the other way.
-        let mut buffer = vec![0; 16 * 1024];
+        let len = match socket::next_len(&self.socket) {
+            // One byte more, so that the end of the stream needs no special case.
+            Ok(len) => len.min(MAX_PACKET) + 1,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(source) => return Err(ClientError::Io { step: "receive", source }),
+        };
+        let mut buffer = vec![0; len];
         let packet = match socket::receive(&self.socket, &mut buffer) {
             Ok(packet) => packet,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),

@@ -25,7 +25,7 @@ pub struct VmSpec {
     pub program: PathBuf,
     /// How many CPUs, from 1 on.
     pub cpus: u8,
-    /// Memory in bytes.
+    /// Memory in bytes, of which the machine has whole mebibytes.
     pub memory: u64,
     /// The kernel: a bzImage.
     pub kernel: FdIndex,
@@ -115,7 +115,7 @@ pub const LAYERS_MAX: usize = duet_vmm::image::MAX_LAYERS;
 pub const DEVICES_MAX: usize = 24;
 /// The most CPUs.
 pub const CPUS_MAX: u8 = duet_vmm::spec::MAX_CPUS;
-/// The least memory in bytes. A multiple of it is a multiple of everything that a machine's memory has to be one of.
+/// Bytes of memory that a machine has a number of: it is a multiple of everything that either program asks for.
 pub const MEMORY_UNIT: u64 = 1 << 20;
 /// The most bytes of a disk's serial number (virtio 1.2, 5.2.6).
 pub const SERIAL_MAX: usize = 20;
@@ -124,7 +124,7 @@ pub const SERIAL_MAX: usize = 20;
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum SpecError {
     /// A text that would mean something else where it ends up.
-    #[error("the virtual machine's {what} is empty, too long or contains characters that cannot be in it")]
+    #[error("the virtual machine's {what} is missing, too long or contains characters that cannot be in it")]
     Text {
         /// Which.
         what: &'static str,
@@ -138,8 +138,8 @@ pub enum SpecError {
     /// Too many CPUs, or none.
     #[error("a virtual machine has 1 to {CPUS_MAX} CPUs, not {0}")]
     Cpus(u8),
-    /// Too little memory, or half a page.
-    #[error("a virtual machine has at least 16 MiB of memory and whole pages of it, not {0} bytes")]
+    /// Too little memory, or more than there are addresses for.
+    #[error("a virtual machine has 16 MiB to 64 TiB of memory, not {0} bytes")]
     Memory(u64),
     /// Too many disks and network interfaces.
     #[error("a virtual machine has at most {DEVICES_MAX} disks and network interfaces together, not {0}")]
@@ -159,12 +159,20 @@ pub enum SpecError {
 }
 
 impl VmSpec {
+    /// The memory that the machine has: whole mebibytes.
+    pub(crate) fn whole_memory(&self) -> u64 {
+        self.memory / MEMORY_UNIT * MEMORY_UNIT
+    }
+
     /// Checks what the types do not say. `fds` is how many descriptors came along.
     ///
     /// # Errors
     /// The first thing that is wrong.
     pub fn check(&self, fds: usize) -> Result<(), SpecError> {
         text("name", &self.name, 255, |byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))?;
+        if self.name.is_empty() {
+            return Err(SpecError::Text { what: "name" });
+        }
         text("command line", &self.command_line, COMMAND_LINE_MAX, |byte| byte != 0 && byte != b'\n')?;
         for (what, path) in
             [("run directory", &self.run_dir), ("console log", &self.console_log), ("program", &self.program)]
@@ -176,7 +184,7 @@ impl VmSpec {
         if self.cpus == 0 || self.cpus > CPUS_MAX {
             return Err(SpecError::Cpus(self.cpus));
         }
-        if self.memory < 16 * MEMORY_UNIT || !self.memory.is_multiple_of(4096) || self.memory > 1 << 46 {
+        if self.memory < 16 * MEMORY_UNIT || self.memory > 1 << 46 {
             return Err(SpecError::Memory(self.memory));
         }
         if self.user.uid == 0 || self.user.gid == 0 {
@@ -215,7 +223,7 @@ impl DiskSpec {
 }
 
 fn text(what: &'static str, text: &str, most: usize, allowed: impl Fn(u8) -> bool) -> Result<(), SpecError> {
-    let fits = !text.is_empty() && text.len() <= most && text.bytes().all(allowed);
+    let fits = text.len() <= most && text.bytes().all(allowed);
     if fits { Ok(()) } else { Err(SpecError::Text { what }) }
 }
 
@@ -267,7 +275,7 @@ pub(crate) mod tests {
         assert_eq!(wrong(|spec| spec.command_line = "a\0".into()), SpecError::Text { what: "command line" });
         assert_eq!(wrong(|spec| spec.program = "qemu".into()), SpecError::Path { what: "program" });
         assert_eq!(wrong(|spec| spec.cpus = 0), SpecError::Cpus(0));
-        assert_eq!(wrong(|spec| spec.memory += 1), SpecError::Memory((512 << 20) + 1));
+        assert_eq!(wrong(|spec| spec.memory = 4096), SpecError::Memory(4096));
         assert_eq!(wrong(|spec| spec.user.gid = 0), SpecError::Root);
         assert_eq!(wrong(|spec| spec.disks[0].layers.clear()), SpecError::Layers(0));
         assert_eq!(wrong(|spec| spec.disks[0].layers[0].format = LayerFormat::Raw), SpecError::RawAbove);

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use duet_control::client::ClientError;
@@ -92,7 +93,8 @@ fn confined(machine: &Machine) {
     }
     let mut seen: Vec<_> = fs::read_dir(proc("root")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     seen.sort();
-    assert!(!seen.iter().any(|name| ["home", "var", "dev", "run", "root"].iter().any(|host| name == host)), "{seen:?}");
+    assert!(!seen.iter().any(|name| ["home", "var", "run", "root"].iter().any(|host| name == host)), "{seen:?}");
+    assert_eq!(fs::read_dir(proc("root/dev")).unwrap().count(), 1);
     let mounts = fs::read_to_string(proc("mounts")).unwrap();
     assert!(mounts.lines().all(|line| line.contains(" proc ") || line.split(' ').nth(3).unwrap().starts_with("ro")));
 }
@@ -100,6 +102,11 @@ fn confined(machine: &Machine) {
 fn programs(machine: &Machine) {
     let done = machine.shell("echo out; echo err >&2; cat; exit 3", b"typed");
     assert_eq!(done, (ExecStatus::Code(3), "out\ntyped".into(), "err\n".into()));
+    // The second disk, and the interface.
+    let (_, out, _) = machine.shell("cat /sys/block/vdb/ro /sys/block/vdb/serial; echo; head -n 1 /dev/vdb", b"");
+    assert_eq!(out, "1\ndata\nwhat is on the second disk\n");
+    let (_, out, _) = machine.shell("cd /sys/class/net/e*; cat address mtu", b"");
+    assert_eq!(out, "02:00:00:00:00:ab\n1450\n");
     let exec = |argv: &[&str]| {
         machine.client().exec(request(argv), Some([pipe().0.as_fd(), pipe().1.as_fd(), pipe().1.as_fd()]))
     };
@@ -216,9 +223,36 @@ fn a_guest_that_resets_wants_to_be_started_again() {
     // This init never says that it is up.
     assert_eq!(watcher.receive_until(Instant::now() + BOOT).unwrap().unwrap().0, Reply::Ready);
     // On the console's shell, which is the guest's first process.
-    let mut stream = UnixStream::from(machine.client().console(false).unwrap());
+    let client = machine.client();
+    let mut stream = UnixStream::from(client.console(false).unwrap());
     stream.write_all(b"exec reboot -f\n").unwrap();
     assert_eq!(machine.ended(&watcher), ExitReason::Reboot);
+}
+
+#[test]
+fn a_guest_that_panics_is_not_started_again() {
+    let Some(parts) = Parts::find() else { return };
+    let machine = Plan::guest("panic", &parts, "init=/bin/sh").run();
+    let watcher = machine.client();
+    watcher.watch().unwrap();
+    machine.agent();
+    // What a guest's udev would do.
+    let modules = parts.kernel.join(&parts.modules).join("kernel/drivers/misc/pvpanic");
+    let mut session = FileSession::over(machine.client().files().unwrap()).unwrap();
+    let busybox = fs::read("/usr/bin/busybox").unwrap();
+    session.write_from("/srv/busybox", &mut &*busybox, &WriteOptions::default()).unwrap();
+    for name in ["pvpanic.ko", "pvpanic-mmio.ko"] {
+        let packed = modules.join(format!("{name}.xz"));
+        let unpacked = Command::new("xz").arg("-dc").arg(packed).output().unwrap().stdout;
+        session.write_from(format!("/srv/{name}"), &mut &*unpacked, &WriteOptions::default()).unwrap();
+    }
+    let script = "chmod 755 /srv/busybox; cd /srv; for m in pvpanic pvpanic-mmio; do ./busybox insmod $m.ko; done";
+    assert_eq!(machine.shell(script, b""), (ExecStatus::Code(0), String::new(), String::new()));
+    let client = machine.client();
+    let mut stream = UnixStream::from(client.console(false).unwrap());
+    stream.write_all(b"echo c > /proc/sysrq-trigger\n").unwrap();
+    assert_eq!(machine.ended(&watcher), ExitReason::Exited { code: 11 });
+    assert!(machine.console().contains("Kernel panic"), "{}", machine.console());
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod support;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use duet_control::client::ClientError;
@@ -93,11 +93,9 @@ fn ended_by(machine: &Machine, letter: u8) -> ExitReason {
 
 #[test]
 fn a_machine_says_how_it_ended() {
-    for (letter, reason) in [
-        (b'o', ExitReason::Halt),
-        (b'r', ExitReason::Reboot),
-        (b'p', ExitReason::Exited { code: 11 }),
-    ] {
+    for (letter, reason) in
+        [(b'o', ExitReason::Halt), (b'r', ExitReason::Reboot), (b'p', ExitReason::Exited { code: 11 })]
+    {
         let Some(plan) = plan("ends") else { return };
         assert_eq!(ended_by(&plan.run(), letter), reason);
     }
@@ -120,6 +118,46 @@ fn a_machine_is_asked_and_killed() {
     machine.client().stop().unwrap();
     machine.client().signal_init(9).unwrap();
     assert_eq!(machine.ended(&watcher), ExitReason::Signal { signal: 9 });
+}
+
+/// Groups for the test alone, in the v2 tree and in a v1 tree, of those that the host has. Removed when dropped.
+struct Groups(Vec<PathBuf>);
+
+impl Groups {
+    fn make(name: &str) -> Self {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let places = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let usable = places.filter(|place| place[2] == "cgroup2" || place[1].ends_with("/pids"));
+        let groups: Vec<_> = usable.map(|place| Path::new(place[1]).join(name)).collect();
+        groups.iter().for_each(|group| std::fs::create_dir(group).unwrap());
+        Self(groups)
+    }
+
+    /// Whether each has this process, and no other.
+    fn hold(&self, pid: u32) -> bool {
+        let members = self.0.iter().map(|group| std::fs::read_to_string(group.join("cgroup.procs")).unwrap());
+        members.into_iter().all(|members| members == format!("{pid}\n"))
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|group| drop(std::fs::remove_dir(group)));
+    }
+}
+
+#[test]
+fn a_machine_is_in_its_groups() {
+    let Some(mut plan) = plan("groups") else { return };
+    let groups = Groups::make(&format!("duet-test-vm-{}", std::process::id()));
+    assert!(!groups.0.is_empty(), "no control groups are mounted");
+    plan.spec.cgroups = groups.0.clone();
+    let machine = plan.run();
+    assert!(groups.hold(machine.started.pid));
+    drop(machine);
+    for group in &groups.0 {
+        std::fs::remove_dir(group).unwrap();
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use duet_agent::mux::Link;
 use duet_control::step::{Step, StepError};
 use rustix::fs::{AtFlags, Mode, OFlags};
 
-use super::server::Teller;
+use super::messages::{Message, Teller};
 use crate::spec::Accelerator;
 
 /// How long an agent that is there may take to greet. By QEMU's port the greeting waits in there for the agent to come.
@@ -23,6 +23,8 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)
 const ASKING: Duration = Duration::from_secs(1);
 /// How often a guest that is up is looked for if nobody else finds out that the connection is lost.
 const LOOKING: Duration = Duration::from_secs(60);
+/// How long after the loss of a connection another one is looked for.
+const LOST: Duration = Duration::from_millis(500);
 /// How often in a row a guest has to say that its init never tells whether it is up: at first it may be that the init is not
 /// there yet.
 const SILENT: u32 = 2;
@@ -83,13 +85,15 @@ pub(super) fn watch(door: Door, teller: Teller) -> Result<Thread, StepError> {
         let mut up = Up::default();
         loop {
             let client = connect(&door);
-            teller.agent(News::Connected(client.clone()));
+            teller.tell(Message::Agent(News::Connected(client.clone())));
             while !client.is_lost() {
                 if !up.known && up.ask(&client) {
-                    teller.agent(News::Up);
+                    teller.tell(Message::Agent(News::Up));
                 }
                 std::thread::park_timeout(if up.known { LOOKING } else { ASKING });
             }
+            // A guest that breaks each connection does not keep the monitor busy by it.
+            std::thread::sleep(LOST);
         }
     };
     let builder = std::thread::Builder::new().name("agent-watch".to_owned()).stack_size(STACK);

@@ -14,6 +14,7 @@ use duet_sys::socket;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::agent::Door;
 use super::cgroups::Cgroups;
@@ -99,6 +100,7 @@ pub(super) fn boot(
     let listener = socket::listen_in(&run_dir, SOCKET_NAME.as_ref(), BACKLOG).step("listen in the run directory")?;
     let socket_file = SocketFile { dir: Some(run_dir.try_clone().step("share the run directory")?) };
     let console = Console::of_streams(output, input, log).step("set up the console")?;
+    give_up_rights()?;
     let started = HandshakeEvent::Started { pid: machine.child.pid };
     socket::send(handshake, &protocol::encode(&started), &[machine.as_fd()]).step("talk to the daemon")?;
     socket_file.keep();
@@ -162,6 +164,14 @@ fn describe(status: Option<ExecStatus>) -> String {
         Some(ExecStatus::Signal(signal)) => format!("signal {signal} ended it"),
         None => "it ended".to_owned(),
     }
+}
+
+/// From here on the monitor kills the machine, which is another user's, and works on what is root's; threads inherit that.
+fn give_up_rights() -> Result<(), StepError> {
+    let kill = CapabilitySet::KILL;
+    let left = CapabilitySets { effective: kill, permitted: kill, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_no_new_privs(true).step("give up new privileges")?;
+    rustix::thread::set_capabilities(None, left).step("give up capabilities")
 }
 
 /// The control socket's file, which is removed if the start fails.

@@ -1,4 +1,4 @@
-//! What is left to QEMU of the host: its own program and data, read-only, no device, no network, and no rights. duet-vmm
+//! What is left to QEMU of the host: its own program and data, read-only, no device but /dev/null, no network, no rights. duet-vmm
 //! does the like by itself, further than a program of a distribution could be taken.
 
 use std::ffi::CString;
@@ -36,6 +36,7 @@ fn leave_host() -> Result<(), StepError> {
     mount::change_at(CWD, c"/", private).step("cut the machine's mounts off")?;
     let trees = PROGRAMS.map(open_tree).into_iter().collect::<Result<Vec<_>, _>>()?;
     let cache = clone(Path::new(LINKER_CACHE)).ok();
+    let null = mount::clone_tree(CWD, Path::new("/dev/null"), false).step("open /dev/null for the machine")?;
     let floor = mount::new_filesystem("tmpfs", &[("size", Some("64k")), ("mode", Some("755"))], NOSUID | NODEV)
         .step("make the machine's root")?;
     // Any directory will do, and this one is on each host.
@@ -55,6 +56,11 @@ fn leave_host() -> Result<(), StepError> {
         fs::create_dir("etc").and_then(|()| fs::write("etc/ld.so.cache", "")).step("make the machine's /etc")?;
         mount::attach_at(cache, CWD, c"etc/ld.so.cache").step("attach the dynamic linker's cache")?;
     }
+    // On it QEMU finds out which locks there are.
+    fs::create_dir("dev").and_then(|()| fs::write("dev/null", "")).step("make the machine's /dev")?;
+    mount::attach_at(null, CWD, c"dev/null").step("attach the machine's /dev/null")?;
+    let attributes = Change { set: RDONLY | NOSUID | NOEXEC, ..Change::default() };
+    mount::change_at(CWD, c"dev/null", attributes).step("protect the machine's /dev/null")?;
     // The kernel and initramfs are opened by their descriptors' names. The namespace of process ids is the machine's own.
     let proc = mount::new_filesystem("proc", &[], NOSUID | NODEV | NOEXEC).step("make the machine's /proc")?;
     put(&proc, "proc")?;

@@ -30,6 +30,7 @@ mod cgroups;
 mod complaints;
 mod jail;
 mod machine;
+mod messages;
 mod process;
 mod qemu;
 mod server;

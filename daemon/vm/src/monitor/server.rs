@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -16,11 +14,12 @@ use duet_control::protocol::{
 };
 use duet_control::step::{Step, StepError};
 use duet_sys::socket;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::agent::{self, Door, News};
 use super::complaints::Complaints;
 use super::machine::Machine;
+use super::messages::{self, Message, Messages, Teller};
 use super::task::{self, Outcome, Task, reply};
 
 /// How many clients may be connected. The daemon needs a handful, and one for each program that runs.
@@ -41,35 +40,6 @@ pub(super) struct Running {
     pub console: Console,
     pub started_at: f64,
     pub timings: Vec<(String, f64)>,
-}
-
-/// What the other threads tell the loop.
-enum Message {
-    Agent(News),
-    Task { connection: u64, outcome: Result<Outcome, ErrorReply> },
-}
-
-/// The way from another thread to the loop.
-#[derive(Clone)]
-pub(super) struct Teller {
-    messages: Sender<Message>,
-    wake: Arc<OwnedFd>,
-}
-
-impl Teller {
-    pub fn agent(&self, news: News) {
-        self.tell(Message::Agent(news));
-    }
-
-    pub fn task(&self, connection: u64, outcome: Result<Outcome, ErrorReply>) {
-        self.tell(Message::Task { connection, outcome });
-    }
-
-    fn tell(&self, message: Message) {
-        // The loop ends with the process; and the counter is refused only if it is at its limit, which wakes as well.
-        let _ = self.messages.send(message);
-        let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
-    }
 }
 
 /// A program that runs in the guest.
@@ -109,7 +79,7 @@ struct Server {
     /// How many requests are on their way to the agent.
     tasks: usize,
     teller: Teller,
-    messages: Receiver<Message>,
+    messages: Messages,
     /// When clients are accepted again, after that failed.
     accept_from: Option<Instant>,
 }
@@ -119,9 +89,7 @@ type Answer = Result<Option<(Reply, Vec<OwnedFd>)>, ErrorReply>;
 
 /// Serves until the machine ends.
 pub(super) fn serve(running: Running, door: Door) -> Result<(), StepError> {
-    let (sender, messages) = channel();
-    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).step("make an event")?;
-    let teller = Teller { messages: sender, wake: Arc::new(wake) };
+    let (teller, messages) = messages::channel()?;
     let watch = agent::watch(door, teller.clone())?;
     let mut server = Server {
         running,
@@ -196,7 +164,7 @@ impl Server {
         if self.accept_from.is_none_or(|from| from <= Instant::now()) {
             watch(Source::Listener, self.running.listener.as_fd(), PollFlags::IN);
         }
-        watch(Source::Message, self.teller.wake.as_fd(), PollFlags::IN);
+        watch(Source::Message, self.messages.as_fd(), PollFlags::IN);
         watch(Source::Machine, self.running.machine.as_fd(), PollFlags::IN);
 
         let accept = self.accept_from.filter(|from| *from > Instant::now());
@@ -390,10 +358,7 @@ impl Server {
 
     /// Hears what the other threads tell.
     fn hear(&mut self) {
-        let mut count = [0; 8];
-        // It is empty only if it was read already, which no one else does.
-        let _ = rustix::io::read(&*self.teller.wake, &mut count);
-        while let Ok(message) = self.messages.try_recv() {
+        while let Some(message) = self.messages.next() {
             match message {
                 Message::Agent(News::Connected(client)) => self.agent = Some(client),
                 Message::Agent(News::Up) => {

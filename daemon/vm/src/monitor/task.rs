@@ -4,13 +4,16 @@ use std::os::fd::OwnedFd;
 
 use duet_agent::client::{Client, ClientError, Exec, Stdio};
 use duet_agent::protocol::message::{self, Power};
-use duet_control::protocol::{ErrorKind, ErrorReply, ExecRequest, ExecStatus, PtySize};
+use duet_control::protocol::{self, ErrorKind, ErrorReply, ExecRequest, ExecStatus, MAX_PACKET, PtySize};
 
 use super::AGENT_TIMEOUT;
-use super::server::Teller;
+use super::messages::{Message, Teller};
 
 /// The bytes of a thread's stack.
 const STACK: usize = 128 * 1024;
+
+/// The most bytes of a guest's state: with the rest of the reply a packet.
+const STATE_MAX: usize = MAX_PACKET - 1024;
 
 /// What is asked.
 #[derive(Debug)]
@@ -44,7 +47,7 @@ pub(super) fn start(task: Task, client: Client, connection: u64, teller: Teller)
         let outcome = carry_out(task, &client);
         // The connection must not outlive its client in the loop by what is left here.
         drop(client);
-        teller.task(connection, outcome);
+        teller.tell(Message::Task { connection, outcome });
     };
     let started = std::thread::Builder::new().name("task".to_owned()).stack_size(STACK).spawn(run);
     started.map(drop).map_err(|error| reply(ErrorKind::System, format_args!("start a thread: {error}")))
@@ -60,7 +63,11 @@ fn carry_out(task: Task, client: &Client) -> Result<Outcome, ErrorReply> {
             .map(|(program, terminal)| Outcome::Program(program, Some(terminal))),
         Task::State => {
             let state = client.state(AGENT_TIMEOUT).map_err(error)?;
-            return serde_json::to_value(state).map(Outcome::State).map_err(|error| reply(ErrorKind::Other, error));
+            let state = serde_json::to_value(state).map_err(|error| reply(ErrorKind::Other, error))?;
+            if protocol::encode(&state).len() > STATE_MAX {
+                return Err(reply(ErrorKind::Other, "the virtual machine says more of its state than there can be"));
+            }
+            return Ok(Outcome::State(state));
         }
         Task::Files => client.files(AGENT_TIMEOUT).map(Outcome::Files),
         Task::Stop => Ok(match client.power(Power { reboot: false, force: false }, AGENT_TIMEOUT) {

@@ -120,7 +120,7 @@ fn describe(
         initrd: Some(number(spec.initrd)?),
         command_line: format!("{CONSOLE_WORDS} {}", spec.command_line),
         cpus: spec.cpus,
-        memory: spec.memory,
+        memory: spec.whole_memory(),
         serial: Some(wires.serial.clone()),
         devices,
         jail: Some(JailSpec { uid: spec.user.uid, gid: spec.user.gid }),

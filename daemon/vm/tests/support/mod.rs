@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use duet_control::MonitorClient;
 use duet_control::protocol::{ExecRequest, ExecStatus, ExitReason, ExitRecord, Reply};
-use duet_vm::spec::{Accelerator, DiskSpec, LayerFormat, LayerSpec, UserSpec, VmSpec};
+use duet_vm::spec::{Accelerator, DiskSpec, LayerFormat, LayerSpec, NicSpec, UserSpec, VmSpec};
 use duet_vm::{Launched, StartError, Started};
 
 /// Emulation is slow, and not alone on the machine.
@@ -107,16 +107,21 @@ impl Plan {
         let below = File::open(&parts.disk).unwrap();
         let size = below.metadata().unwrap().len();
         let top = tempfile::tempfile().unwrap();
-        let backing = duet_vmm::image::make::Backing {
-            name: "/nowhere/below.img",
-            format: duet_vmm::image::Format::Raw,
-            size,
-        };
+        let backing =
+            duet_vmm::image::make::Backing { name: "/nowhere/below.img", format: duet_vmm::image::Format::Raw, size };
         duet_vmm::image::make::make(top.try_clone().unwrap(), size, Some(backing)).unwrap();
         plan.files.extend([top.into(), below.into()]);
+        let mut data = tempfile::tempfile().unwrap();
+        data.set_len(1 << 20).unwrap();
+        data.write_all(b"what is on the second disk\n").unwrap();
+        plan.files.extend([data.into(), tap().into()]);
         let layer = |file, format| LayerSpec { file, format };
         let layers = vec![layer(2, LayerFormat::Qcow2), layer(3, LayerFormat::Raw)];
         plan.spec.disks.push(DiskSpec { layers, read_only: false, serial: "the-root".to_owned() });
+        // Open for writing, which a read-only disk has no use for.
+        let layers = vec![layer(4, LayerFormat::Raw)];
+        plan.spec.disks.push(DiskSpec { layers, read_only: true, serial: "data".to_owned() });
+        plan.spec.nics.push(NicSpec { tap: 5, mac: [2, 0, 0, 0, 0, 0xab], mtu: 1450 });
         plan
     }
 
@@ -173,6 +178,26 @@ impl Plan {
             assert!(!self.path(name).exists(), "{name} is left");
         }
     }
+}
+
+/// A tap in a network namespace that is gone with it.
+fn tap() -> File {
+    /// `TUNSETIFF` of linux/if_tun.h.
+    const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+    let make = || {
+        // SAFETY: only this thread moves, and it ends.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
+        let tap = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+        let mut request = [0_u8; 40];
+        request[..4].copy_from_slice(b"tap0");
+        let flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as u16;
+        request[16..18].copy_from_slice(&flags.to_ne_bytes());
+        // SAFETY: the request is a struct ifreq of 40 bytes, which outlives the call.
+        let made = unsafe { libc::ioctl(tap.as_raw_fd(), TUNSETIFF, request.as_mut_ptr()) };
+        assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
+        tap
+    };
+    std::thread::spawn(make).join().unwrap()
 }
 
 pub fn qemu() -> PathBuf {

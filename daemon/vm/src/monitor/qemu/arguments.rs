@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 
 use serde_json::{Value, json};
 
-use crate::spec::{DiskSpec, LayerFormat, MEMORY_UNIT, VmSpec};
+use crate::spec::{DiskSpec, LayerFormat, VmSpec};
 
 /// How much translated code is kept, in MiB. It is memory besides the guest's own.
 const TRANSLATED: u32 = 256;
@@ -34,7 +34,7 @@ pub(super) struct LayerFile {
 
 /// All arguments, the program's own name first.
 pub(super) fn arguments(spec: &VmSpec, wiring: &Wiring) -> Vec<OsString> {
-    let memory = spec.memory / MEMORY_UNIT * MEMORY_UNIT;
+    let memory = spec.whole_memory();
     let mut all: Vec<OsString> = vec![spec.program.clone().into()];
     let mut add = |option: &str, value: String| all.extend([option.into(), value.into()]);
     add("-name", format!("guest={}", spec.name));
