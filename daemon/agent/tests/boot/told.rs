@@ -57,7 +57,7 @@ pub fn told() -> Setup {
 
 /// All of that was done, the root has grown, and the system has all that it wants without waiting.
 pub fn was_told(client: &Client) {
-    assert_eq!(shell(client, "systemctl is-system-running --wait; systemctl --failed --quiet").1, "running\n");
+    assert_eq!(shell(client, "systemctl is-system-running --wait; systemctl --failed --no-legend").1, "running\n");
     eprintln!("{}", shell(client, "systemd-analyze").1);
     let state = client.state(SOON).unwrap();
     assert_eq!(state.hostname, "told");
