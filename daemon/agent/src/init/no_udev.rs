@@ -81,8 +81,7 @@ fn furnish(root: &Path, consoles: &str) -> io::Result<()> {
 /// Says in udev's name that it has looked at the network interfaces. The DHCP client of older versions of
 /// systemd-networkd asks that whatever /sys is (Debian 11's, 247, otherwise fails with "Device or resource busy"). An
 /// interface is taken for looked at when udev has an entry for it (`device_read_db` in systemd's
-/// src/libsystemd/sd-device/sd-device.c), in which
-/// `I` is the time, in microseconds.
+/// src/libsystemd/sd-device/sd-device.c), in which `I` is the time, in microseconds.
 fn vouch(root: &Path) -> io::Result<()> {
     let entries = root.join("run/udev/data");
     fs::create_dir_all(&entries)?;

@@ -93,9 +93,9 @@ pub fn console(client: &Client, machine: &Machine) {
     shows("told login: ");
     keyboard.write_all(b"root\n").unwrap();
     shows("root@told:");
-    keyboard.write_all(b"tty; echo $((6 * 7))0; sleep 1000\n").unwrap();
+    keyboard.write_all(b"tty; sh -c 'echo $((6 * 7))0; exec sleep 1000'\n").unwrap();
     shows("420");
-    // A terminal's own keys reach what runs there.
+    // A terminal's own keys reach what runs in front: that program, which has said so itself.
     keyboard.write_all(b"\x03").unwrap();
     keyboard.write_all(b"echo $((7 * 7))0; exit\n").unwrap();
     shows("490");
