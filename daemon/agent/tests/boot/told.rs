@@ -59,6 +59,8 @@ pub fn told() -> Setup {
 pub fn was_told(client: &Client) {
     assert_eq!(shell(client, "systemctl is-system-running --wait; systemctl --failed --no-legend").1, "running\n");
     eprintln!("{}", shell(client, "systemd-analyze").1);
+    let (_, late, _) = shell(client, "journalctl -b -q | grep -E 'Timed out waiting|Dependency failed'");
+    assert_eq!(late, "");
     let state = client.state(SOON).unwrap();
     assert_eq!(state.hostname, "told");
     assert!(state.root.total > 2900 << 20, "{:?}", state.root);
