@@ -1,8 +1,8 @@
 //! Images without udev, as they are made for containers.
 //!
 //! systemd then knows no device: it waits 90 seconds for the console's before it runs a login on it, and
-//! systemd-networkd waits for ever for udev to have looked at a network interface. In a container neither waits, because
-//! /sys is read-only there, which says that nobody manages devices (<https://systemd.io/CONTAINER_INTERFACE/>;
+//! systemd-networkd waits for ever for udev to have looked at a network interface. In a container neither waits,
+//! because /sys is read-only there, which says that nobody manages devices (<https://systemd.io/CONTAINER_INTERFACE/>;
 //! `device_supported` in systemd's src/core/device.c, `udev_available` in its src/shared/udev-util.c). So it is read-only
 //! here as well: device units fail at once or are not asked for. `mount -o remount,rw /sys` makes it writable.
 //!
@@ -49,9 +49,14 @@ pub(super) fn prepare(init: &Path) {
     // As systemd mounts it (its src/shared/mount-setup.c).
     let run = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::STRICTATIME;
     let consoles = fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
-    let mounted = mount("tmpfs", "/run", "tmpfs", run, c"mode=0755,size=20%,nr_inodes=800k").map_err(io::Error::from);
-    if let Err(error) = mounted.and_then(|()| furnish(root, &consoles)) {
+    if let Err(error) = mount("tmpfs", "/run", "tmpfs", run, c"mode=0755,size=20%,nr_inodes=800k") {
+        return warn(&format!("/run cannot be mounted: {error}"));
+    }
+    if let Err(error) = furnish(root, &consoles) {
         warn(&format!("there may be no login on the console: {error}"));
+    }
+    if let Err(error) = vouch(root) {
+        warn(&format!("systemd-networkd may wait for udev: {error}"));
     }
 }
 
@@ -69,6 +74,20 @@ fn furnish(root: &Path, consoles: &str) -> io::Result<()> {
     symlink(Path::new("/").join(units).join(login), wants.join(login))?;
     for console in consoles.split_whitespace().filter(|console| !console.contains('/')) {
         symlink("/dev/null", root.join(OURS).join(format!("serial-getty@{console}.service")))?;
+    }
+    Ok(())
+}
+
+/// Says in udev's name that it has looked at the network interfaces. The DHCP client of older versions of
+/// systemd-networkd asks that whatever /sys is (Debian 11's, 247, otherwise fails with "Device or resource busy"). An
+/// interface is taken for looked at when udev has an entry for it (`device_read_db` in systemd's
+/// src/libsystemd/sd-device/sd-device.c), in which `I` is the time, in microseconds.
+fn vouch(root: &Path) -> io::Result<()> {
+    let entries = root.join("run/udev/data");
+    fs::create_dir_all(&entries)?;
+    for interface in fs::read_dir(root.join("sys/class/net"))? {
+        let number = fs::read_to_string(interface?.path().join("ifindex"))?;
+        fs::write(entries.join(format!("n{}", number.trim())), "I:1\n")?;
     }
     Ok(())
 }
@@ -107,5 +126,15 @@ mod tests {
         let unit = Path::new("/lib/systemd/system/console-getty.service");
         assert_eq!(link("getty.target.wants/console-getty.service"), unit);
         assert_eq!(link("serial-getty@ttyS0.service"), Path::new("/dev/null"));
+    }
+
+    #[test]
+    fn interfaces_have_an_entry() {
+        let root = tempfile::tempdir().unwrap();
+        vouch(root.path()).unwrap_err();
+        fs::create_dir_all(root.path().join("sys/class/net/eth0")).unwrap();
+        fs::write(root.path().join("sys/class/net/eth0/ifindex"), "2\n").unwrap();
+        vouch(root.path()).unwrap();
+        assert_eq!(fs::read_to_string(root.path().join("run/udev/data/n2")).unwrap(), "I:1\n");
     }
 }

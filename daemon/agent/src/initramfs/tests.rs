@@ -121,3 +121,18 @@ fn what_unpacks_to_more_than_a_module_is_refused() {
     zstd::stream::copy_encode(std::io::repeat(0).take(64 << 20), File::create(bomb).unwrap(), 1).unwrap();
     assert!(matches!(make(&root, "ext4"), Err(InitramfsError::TooLarge { .. })));
 }
+
+#[test]
+fn what_a_boot_is_told_stands_behind() {
+    let (mut archive, _) = make(&kernel(), "ext4").unwrap();
+    let length = archive.len();
+    assert_eq!(length % 4, 0, "the kernel looks for a next one at multiples of four");
+    let setup = Setup { hostname: Some("guest".into()), ..Setup::default() };
+    append_setup(&setup, &mut archive).unwrap();
+    let behind = &archive[length..];
+    assert!(behind.starts_with(b"070701") && behind.len() % 4 == 0);
+    let text = String::from_utf8_lossy(behind);
+    let json = &text[text.find('{').unwrap()..=text.rfind('}').unwrap()];
+    assert_eq!(serde_json::from_str::<Setup>(json).unwrap(), setup);
+    assert_eq!(serde_json::from_str::<Setup>("{\"of a newer host\": 1}").unwrap(), Setup::default());
+}
