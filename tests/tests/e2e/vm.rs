@@ -110,7 +110,7 @@ fn snapshots_copies_and_limits_of_a_virtual_machine() {
         host.ok("snapshot create v1 stopped");
         host.ok("copy v1/running v2");
         host.ok("copy v1 v3 --instance-only");
-        host.ok("config device override v1 root size=3GiB");
+        host.ok("config device set v1 root size=3GiB");
         start(&host, "v1");
         assert_eq!(host.inside("v1", "cat /mark"), "two");
         let mib: u64 = host.inside("v1", "df -m / | awk 'NR==2 {print $2}'").parse().unwrap();
@@ -181,7 +181,8 @@ fn what_a_virtual_machine_cannot_is_refused_in_words() {
     host.ok(&format!("config device add v1 share disk source={} path=/mnt", host.tmp().display()));
     host.fails("start v1", "folders of the host");
     host.ok("config device remove v1 share");
-    host.fails("config device override v1 root size=1MiB", "");
+    host.ok("config device override v1 root size=12GiB");
+    host.fails("config device set v1 root size=11GiB", "smaller");
     host.ok("start v1");
     host.fails("config set v1 limits.memory=2GiB", "stop it first");
     host.fails("config device add v1 eth1 nic network=duetbr0", "stop it first");
@@ -191,9 +192,9 @@ fn what_a_virtual_machine_cannot_is_refused_in_words() {
         "POST",
         "/1.0/instances",
         &json!({ "name": "v2", "type": "virtual-machine", "source": { "type": "image", "alias": "busybox" },
-            "devices": { "root": { "type": "disk", "path": "/", "pool": "default", "size": "20MiB" } } }),
+            "devices": { "root": { "type": "disk", "path": "/", "pool": "default", "size": "1MiB" } } }),
     );
-    assert!(refused["err"].as_str().unwrap().contains("20"), "{refused:#}");
+    assert!(refused["err"].as_str().unwrap().contains("disk"), "{refused:#}");
     host.request("GET", "/1.0/instances/v2", None).refused(404, "");
     // No kernel, in words that say what to do.
     host.ok("config set core.vm_kernel=/nowhere");
