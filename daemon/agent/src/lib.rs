@@ -23,4 +23,5 @@ pub mod kernel;
 pub mod mux;
 pub mod protocol;
 pub mod setup;
+pub mod tree;
 mod uevent;

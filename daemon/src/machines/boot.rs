@@ -60,7 +60,7 @@ fn find(chosen: Option<&str>) -> Result<Kernel> {
     if let Some(path) = chosen {
         return kernel::at(Path::new(path)).map_err(|e| Error::invalid(format!("core.vm_kernel: {e}")));
     }
-    let found = kernel::find(open_root()?).map_err(|e| Error::internal(format!("no kernel can be looked for: {e}")))?;
+    let found = kernel::find(&open_root()?).map_err(|e| Error::internal(format!("no kernel can be looked for: {e}")))?;
     found.ok_or_else(|| {
         Error::invalid(
             "virtual machines need a kernel and the host has none in /boot with its modules in /lib/modules: install the \
@@ -87,7 +87,7 @@ fn make(kernel: &Kernel, agent: &Path, kept: &Path, dir: &Path) -> Result<()> {
     let stage = tempfile::Builder::new().prefix("new-").tempdir_in(kept).doing("cannot make a directory for a kernel")?;
     let agent = std::fs::read(agent).doing(format_args!("cannot read {}", agent.display()))?;
     let initrd = File::create(stage.path().join("initrd")).doing("cannot make the initramfs")?;
-    initramfs::write(&agent, open_root()?, &kernel.modules, "ext4", io::BufWriter::new(&initrd))
+    initramfs::write(&agent, &open_root()?, &kernel.modules, "ext4", io::BufWriter::new(&initrd))
         .doing(format_args!("no initramfs can be made for the kernel {}", kernel.release))?;
     initrd.sync_all().doing("cannot flush the initramfs")?;
     // By its descriptor, since the directory's path is below a root.

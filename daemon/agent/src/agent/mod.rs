@@ -5,6 +5,7 @@
 //! argument begins with `@`, systemd does not kill it at shutdown (<https://systemd.io/ROOT_STORAGE_DAEMONS/>): the host
 //! can ask to the very end.
 
+mod archive;
 mod child;
 mod doors;
 mod network;
@@ -200,6 +201,10 @@ impl Agent {
             }
             Request::Files => {
                 let started = Program::serve_files(channel);
+                started.and_then(|started| self.connect(channel, started)).err().map(Reply::Error)
+            }
+            Request::Archive => {
+                let started = Program::archive(channel);
                 started.and_then(|started| self.connect(channel, started)).err().map(Reply::Error)
             }
             Request::State => Some(Reply::State(Box::new(state::read(self.ready)))),

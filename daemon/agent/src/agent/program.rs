@@ -10,6 +10,7 @@ use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitId, WaitIdOptions};
 
+use super::archive;
 use super::child::{self, Command};
 use crate::protocol::message::{self, ErrorKind, ErrorReply, ExecRequest, ExecStatus, PtySize};
 use crate::protocol::{STDERR, STDIN, STDOUT};
@@ -55,6 +56,13 @@ impl Program {
     pub fn serve_files(channel: u32) -> Result<(Self, Streams), ErrorReply> {
         spawn_files(channel).map_err(|error| {
             ErrorReply::new(ErrorKind::System, format!("the service for files cannot be started: {error}"))
+        })
+    }
+
+    /// Starts packing the root filesystem, which is a program like others too.
+    pub fn archive(channel: u32) -> Result<(Self, Streams), ErrorReply> {
+        spawn_archive(channel).map_err(|error| {
+            ErrorReply::new(ErrorKind::System, format!("the archive of the root filesystem cannot be started: {error}"))
         })
     }
 
@@ -189,6 +197,20 @@ fn spawn_files(channel: u32) -> io::Result<(Program, Streams)> {
     match unsafe { process::fork_into(Namespaces::default(), None) }? {
         Fork::Child => child::serve_files(&theirs, &root, &report_theirs),
         Fork::Parent { pid, pidfd } => Ok((Program::new(Some(channel), pid, pidfd, report)?, streams)),
+    }
+}
+
+fn spawn_archive(channel: u32) -> io::Result<(Program, Streams)> {
+    let (report, report_theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+    socket::set_nonblocking(&report, true)?;
+    let (stdout, stdout_theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (stderr, stderr_theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+    // SAFETY: the agent has a single thread.
+    match unsafe { process::fork_into(Namespaces::default(), None) }? {
+        Fork::Child => archive::run(&stdout_theirs, &stderr_theirs, &report_theirs),
+        Fork::Parent { pid, pidfd } => {
+            Ok((Program::new(Some(channel), pid, pidfd, report)?, vec![(STDOUT, stdout), (STDERR, stderr)]))
+        }
     }
 }
 

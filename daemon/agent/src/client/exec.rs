@@ -46,7 +46,8 @@ impl Client {
     /// [`ClientError::Refused`] tells by its kind a program that does not exist from one that cannot be executed.
     pub fn exec(&self, request: ExecRequest, stdio: Stdio, timeout: Duration) -> Result<Exec, ClientError> {
         let request = ExecRequest { pty: None, ..request };
-        self.start(request, vec![(STDIN, stdio.stdin), (STDOUT, stdio.stdout), (STDERR, stdio.stderr)], timeout)
+        let streams = vec![(STDIN, stdio.stdin), (STDOUT, stdio.stdout), (STDERR, stdio.stderr)];
+        self.start(&Request::Exec(request), streams, timeout)
     }
 
     /// Runs a program in a terminal. The socket that comes along carries what is typed and what is shown.
@@ -62,16 +63,29 @@ impl Client {
         let (ours, theirs) = socket::stream_pair().map_err(ClientError::System)?;
         let typed = theirs.try_clone().map_err(ClientError::System)?;
         let request = ExecRequest { pty: Some(size), ..request };
-        Ok((self.start(request, vec![(STDIN, typed), (STDOUT, theirs)], timeout)?, ours))
+        Ok((self.start(&Request::Exec(request), vec![(STDIN, typed), (STDOUT, theirs)], timeout)?, ours))
     }
 
-    fn start(&self, request: ExecRequest, streams: Vec<(u8, OwnedFd)>, timeout: Duration) -> Result<Exec, ClientError> {
+    /// Packs the guest's root filesystem, and nothing that is mounted below it, as a tar archive each of whose names begins
+    /// with `rootfs/`. It is written to `archive`, and to `errors` one sentence should that fail; as with [`Stdio`] these are
+    /// the ends of pipes, and each is closed at its end.
+    ///
+    /// What comes back is the program that does so: the archive is whole if it ended with [`ExecStatus::Code`] 0, and only
+    /// then has it an end mark. What the archive says is the guest's word: it is to be read as a stranger's.
+    ///
+    /// # Errors
+    /// [`ClientError`]; of an agent that is older, [`ClientError::Refused`].
+    pub fn archive(&self, archive: OwnedFd, errors: OwnedFd, timeout: Duration) -> Result<Exec, ClientError> {
+        self.start(&Request::Archive, vec![(STDOUT, archive), (STDERR, errors)], timeout)
+    }
+
+    fn start(&self, request: &Request, streams: Vec<(u8, OwnedFd)>, timeout: Duration) -> Result<Exec, ClientError> {
         let signal =
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| ClientError::System(e.into()))?;
         let (sender, exited) = std::sync::mpsc::sync_channel(1);
         let purpose =
             Purpose::Program { exited: Some(sender), signal: signal.try_clone().map_err(ClientError::System)? };
-        let (ticket, answers) = self.open(&Request::Exec(request), streams, purpose)?;
+        let (ticket, answers) = self.open(request, streams, purpose)?;
         match self.answer(ticket, &answers, timeout)? {
             Reply::Started { pid } => Ok(Exec { client: self.clone(), ticket, pid, exited, signal, status: None }),
             _ => {

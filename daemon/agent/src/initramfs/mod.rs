@@ -3,9 +3,8 @@
 //! It is an uncompressed archive: the kernel copies it as fast as it could unpack one, and it is read from the host's page
 //! cache. The same kernel and agent give the same bytes.
 //!
-//! The kernel's directory of modules lies in an image or an instance, whose owner may have put anything there. Paths are
-//! resolved within that root by the kernel (openat2(2)), only regular files are opened, and all sizes are bounded. What is
-//! in the modules is for the guest's kernel to judge.
+//! The kernel's directory of modules lies in an image or an instance, whose owner may have put anything there. It is read as
+//! [`crate::tree`] does, and all sizes are bounded. What is in the modules is for the guest's kernel to judge.
 
 mod cpio;
 mod elf;
@@ -13,15 +12,15 @@ mod modules;
 mod source;
 
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use crate::init::{MODULE_LIST, MODULES, NEW_ROOT};
 use crate::setup::{SETUP, Setup};
+use crate::tree::Tree;
 use cpio::Archive;
 use modules::Modules;
+pub(crate) use source::MAX_LIST;
 use source::Source;
-pub(crate) use source::regular_file;
 
 /// Modules without which there is no root.
 const NEEDED: [&str; 2] = ["virtio_pci", "virtio_blk"];
@@ -52,7 +51,7 @@ pub enum InitramfsError {
     Read { path: PathBuf, source: io::Error },
     /// A file of the kernel's is larger than any is.
     #[error("{path:?} of the kernel is larger than {limit} bytes")]
-    TooLarge { path: PathBuf, limit: usize },
+    TooLarge { path: PathBuf, limit: u64 },
     /// The modules are more than fit.
     #[error("the modules that the kernel needs for its root are too many")]
     TooMany,
@@ -77,7 +76,7 @@ pub enum InitramfsError {
 /// [`InitramfsError`].
 pub fn write(
     agent: &[u8],
-    root: impl AsFd,
+    root: &dyn Tree,
     modules: &Path,
     filesystem: &str,
     out: impl Write,
@@ -85,7 +84,7 @@ pub fn write(
     if agent.len() > MAX_AGENT || !elf::is_static(agent) {
         return Err(InitramfsError::Agent);
     }
-    let source = Source::new(root.as_fd(), modules);
+    let source = Source::new(root, modules);
     let known = Modules::parse(&source.text("modules.dep")?, &source.text("modules.builtin")?);
     let chosen = choose(&known, filesystem)?;
 

@@ -1,20 +1,18 @@
-//! Finding a kernel for a guest, on the host: in the root of an image or an instance, or where the host's administrator
-//! says.
+//! Finding a kernel for a guest, on the host: in the root of an image or an instance, on the disk of a virtual machine, or
+//! where the host's administrator says.
 //!
-//! A root's owner may have put anything there: paths are resolved within it by the kernel (openat2(2)), only regular
-//! files are opened, and names and sizes are bounded. What is in the image is for the machine that boots it to judge.
+//! A root's owner may have put anything there: it is read as [`crate::tree`] does, and names and sizes are bounded. What is
+//! in the image is for the machine that boots it to judge.
 
 mod version;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, openat2};
-
-use crate::initramfs::regular_file;
+use crate::initramfs::MAX_LIST;
+use crate::tree::Tree;
 
 /// Where distributions have kernels, and how their names begin.
 const BOOT: &str = "boot";
@@ -33,7 +31,7 @@ const MAX_RELEASE: usize = 64;
 pub struct Kernel {
     /// Its release, as uname(2) will tell it.
     pub release: String,
-    /// The image, a regular file that is open for reading.
+    /// The image, open for reading: a regular file, or a sealed copy in memory if it was read from a disk.
     pub image: File,
     /// The directory of its modules, below the root in which it was found: what [`crate::initramfs::write`] takes. For
     /// [`at`] that root is the host's own.
@@ -59,12 +57,12 @@ pub enum KernelError {
 }
 
 /// Finds the newest kernel `boot/vmlinuz-RELEASE` of a root that has its modules in `lib/modules/RELEASE`; `None` if
-/// there is none. One that is no regular file, or too large, is passed over.
+/// there is none. One that is no regular file, or too large, is passed over, and so is one that cannot be read as long as
+/// there is another.
 ///
 /// # Errors
-/// [`KernelError::Read`] when /boot is there and cannot be read.
-pub fn find(root: impl AsFd) -> Result<Option<Kernel>, KernelError> {
-    let root = root.as_fd();
+/// [`KernelError::Read`] when /boot, or each kernel in it, is there and cannot be read.
+pub fn find(root: &dyn Tree) -> Result<Option<Kernel>, KernelError> {
     let mut releases = match releases(root) {
         Ok(releases) => releases,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -73,12 +71,31 @@ pub fn find(root: impl AsFd) -> Result<Option<Kernel>, KernelError> {
         Err(source) => return Err(KernelError::Read { path: BOOT.into(), source }),
     };
     releases.sort_by(|one, other| version::compare(other, one));
-    Ok(releases.into_iter().find_map(|release| {
+    let mut unreadable = None;
+    for release in releases {
         let modules = Path::new("lib/modules").join(&release);
-        regular_file(root, &modules.join(LIST)).ok()?;
-        let image = image(root, &Path::new(BOOT).join(format!("{PREFIX}{release}"))).ok()?;
-        Some(Kernel { release, image, modules })
-    }))
+        let list = modules.join(LIST);
+        let has_modules = root.read(&list, MAX_LIST).map_err(|source| KernelError::Read { path: list, source });
+        match has_modules.and_then(|_| image(root, &Path::new(BOOT).join(format!("{PREFIX}{release}")))) {
+            Ok(image) => return Ok(Some(Kernel { release, image, modules })),
+            Err(error) if is_none(&error) => {}
+            Err(error) => unreadable = unreadable.or(Some(error)),
+        }
+    }
+    unreadable.map_or(Ok(None), Err)
+}
+
+/// Whether there is nothing of the kind that is looked for, as opposed to what cannot be read.
+fn is_none(error: &KernelError) -> bool {
+    use io::ErrorKind::{FileTooLarge, InvalidInput, NotADirectory, NotFound};
+    match error {
+        KernelError::Read { source, .. } => {
+            matches!(source.kind(), NotFound | NotADirectory | InvalidInput | FileTooLarge)
+                || source.raw_os_error() == Some(libc::ELOOP)
+        }
+        KernelError::TooLarge(_) => true,
+        KernelError::NoRelease(_) | KernelError::NoModules { .. } => false,
+    }
 }
 
 /// A kernel of the host's, by its absolute path: an image `.../vmlinuz-RELEASE`, with its modules in
@@ -93,7 +110,7 @@ pub fn at(path: &Path) -> Result<Kernel, KernelError> {
     let host = File::open("/").map_err(unreadable)?;
     let below = |path: &Path| path.strip_prefix("/").unwrap_or(path).to_owned();
     let (image, release, modules) = if real.is_dir() {
-        let image = image(host.as_fd(), &below(&real.join("vmlinuz")))?;
+        let image = image(&host, &below(&real.join("vmlinuz")))?;
         let release = told_by(&image).ok_or_else(|| KernelError::NoRelease(path.to_owned()))?;
         (image, release, below(&real))
     } else {
@@ -101,24 +118,17 @@ pub fn at(path: &Path) -> Result<Kernel, KernelError> {
         let named = [path, &real].into_iter().find_map(|path| release_of(path.file_name()?.to_str()?));
         let release = named.ok_or_else(|| KernelError::NoRelease(path.to_owned()))?;
         let modules = Path::new("lib/modules").join(&release);
-        (image(host.as_fd(), &below(&real))?, release, modules)
+        (image(&host, &below(&real))?, release, modules)
     };
-    if regular_file(host.as_fd(), &modules.join(LIST)).is_err() {
+    if Tree::read(&host, &modules.join(LIST), MAX_LIST).is_err() {
         return Err(KernelError::NoModules { release, path: Path::new("/").join(modules).join(LIST) });
     }
     Ok(Kernel { release, image, modules })
 }
 
 /// The releases of all images in /boot.
-fn releases(root: BorrowedFd<'_>) -> io::Result<Vec<String>> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir: OwnedFd = openat2(root, BOOT, flags, Mode::empty(), resolve)?;
-    let mut found = Vec::new();
-    for entry in Dir::read_from(dir)?.take(MAX_ENTRIES) {
-        found.extend(entry?.file_name().to_str().ok().and_then(release_of));
-    }
-    Ok(found)
+fn releases(root: &dyn Tree) -> io::Result<Vec<String>> {
+    Ok(root.names(Path::new(BOOT), MAX_ENTRIES)?.iter().filter_map(|name| release_of(name)).collect())
 }
 
 /// The release in an image's name. It becomes a part of paths and is shown.
@@ -133,13 +143,11 @@ fn is_release(text: &str) -> bool {
         && text.bytes().all(plain)
 }
 
-fn image(root: BorrowedFd<'_>, path: &Path) -> Result<File, KernelError> {
-    let opened = regular_file(root, path).and_then(|file| Ok((file.metadata()?.len(), file)));
-    let (length, file) = opened.map_err(|source| KernelError::Read { path: path.to_owned(), source })?;
-    if length > MAX_IMAGE {
-        return Err(KernelError::TooLarge(path.to_owned()));
-    }
-    Ok(file)
+fn image(root: &dyn Tree, path: &Path) -> Result<File, KernelError> {
+    root.file(path, MAX_IMAGE).map_err(|source| match source.kind() {
+        io::ErrorKind::FileTooLarge => KernelError::TooLarge(path.to_owned()),
+        _ => KernelError::Read { path: path.to_owned(), source },
+    })
 }
 
 /// The release that a bzImage tells: the first word of a text in its header (Linux' Documentation/arch/x86/boot.rst,

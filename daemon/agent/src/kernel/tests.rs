@@ -22,7 +22,7 @@ fn root(kernels: &[(&str, bool)]) -> tempfile::TempDir {
 }
 
 fn found(root: &tempfile::TempDir) -> Option<String> {
-    let kernel = find(File::open(root.path()).unwrap()).unwrap()?;
+    let kernel = find(&File::open(root.path()).unwrap()).unwrap()?;
     let mut text = String::new();
     let mut image = kernel.image;
     image.read_to_string(&mut text).unwrap();

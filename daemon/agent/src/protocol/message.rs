@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// What a channel is opened for. Each gets one [`Reply`]; [`Request::Exec`] and
-/// [`Request::Files`] get [`Reply::Exited`] as a second one.
+/// What a channel is opened for. Each gets one [`Reply`]; [`Request::Exec`], [`Request::Files`] and [`Request::Archive`] get
+/// [`Reply::Exited`] as a second one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Request {
@@ -17,6 +17,9 @@ pub enum Request {
     /// Serve the guest's files on the channel, by the protocol of [`duet_files`]: what the client says is standard input, what
     /// the service says is standard output. -> [`Reply::Started`]
     Files,
+    /// Send the root filesystem as a tar archive, without what else is mounted below it: standard output is the archive, standard
+    /// error is a sentence if that fails, and the status is zero if it did not. -> [`Reply::Started`]
+    Archive,
     /// -> [`Reply::State`]
     State,
     /// Shut down. -> [`Reply::Done`] once it has begun, and for [`Power::force`] nothing more.

@@ -73,12 +73,12 @@ impl Machine {
 
     pub fn start_with(parts: &Parts, plan: Plan<'_>, dir: tempfile::TempDir) -> Self {
         let path = |name: &str| dir.path().join(name);
-        let kernel = kernel::find(File::open(&parts.kernel).unwrap()).unwrap().unwrap();
+        let kernel = kernel::find(&File::open(&parts.kernel).unwrap()).unwrap().unwrap();
         let begun = Instant::now();
         let mut archive = File::create(path("initrd")).unwrap();
         let loaded = initramfs::write(
             &fs::read(&parts.agent).unwrap(),
-            File::open(&parts.kernel).unwrap(),
+            &File::open(&parts.kernel).unwrap(),
             &kernel.modules,
             "ext4",
             &mut archive,

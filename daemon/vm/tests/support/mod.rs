@@ -94,7 +94,7 @@ impl Plan {
         let mut initrd = tempfile::tempfile().unwrap();
         duet_agent::initramfs::write(
             &fs::read(&parts.agent).unwrap(),
-            File::open(&parts.kernel).unwrap(),
+            &File::open(&parts.kernel).unwrap(),
             &parts.modules,
             "ext4",
             initrd.try_clone().unwrap(),

@@ -1,14 +1,15 @@
-//! From a folder to image files.
+//! From a folder to a tar archive of it.
 //!
 //! Everything that unpacking keeps is written: owners as numbers, modes, times to the nanosecond, extended attributes
 //! and ACLs as `SCHILY.xattr.*`, devices, pipes, hard links (found by device and inode number), holes. Names are in
 //! byte order, so the same tree gives the same file. What cannot be in an image is left out: sockets, and the attributes
 //! that unpacking would drop.
 //!
-//! The tree is read beneath a directory descriptor, never following a link. It should be at rest: a file that changes
-//! its size while it is read is an error.
+//! The tree is read beneath a directory descriptor, never following a link. Of one that is in use, each file is as it was
+//! at some moment: what vanishes before it is opened is left out, and what is shortened while it is read ends in zeros, as
+//! GNU tar has it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,110 +20,72 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::compress::{Compress, Compressor};
 use crate::entry::{Attributes, CleanPath, EntryKind, Timestamp};
-use crate::fingerprint::HashingWriter;
 use crate::limits::Limits;
-use crate::metadata::{Metadata, is_template_name};
 use crate::observe::{Observer, Phase};
 use crate::tar::{Segment, TarWriter};
 use crate::tree::read_xattrs;
 use crate::{ImageError, Result};
 
-/// What an image is made of.
-#[derive(Debug)]
-pub struct PackSource<'a> {
-    /// The root file system: an open directory, best of a read-only mount. Ids are taken as they are seen.
-    pub rootfs: BorrowedFd<'a>,
-    /// What the image says about itself.
-    pub metadata: &'a Metadata,
-    /// The templates by file name.
-    pub templates: &'a BTreeMap<String, Vec<u8>>,
+/// How to pack a tree.
+#[derive(Debug, Clone, Copy)]
+pub struct TreeOptions<'a> {
+    /// What stands before each name, without a slash at its end.
+    pub prefix: &'a str,
+    /// The tree may change meanwhile. One at rest does not, and a file that changes its size is an error.
+    pub in_use: bool,
+    /// Directories right below the top whose content is left out.
+    pub left_empty: &'a [&'a str],
 }
 
-/// An image that was packed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Packed {
-    /// The image's fingerprint.
-    pub fingerprint: String,
-    /// Size of the file or files, in bytes.
-    pub size: u64,
-    /// Bytes of file content that went in.
+/// A tree that was packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackedTree {
+    /// Bytes of file content.
     pub content: u64,
-    /// Entries of the root file system.
+    /// Number of entries.
     pub entries: u64,
 }
 
-/// Packs a unified tarball: `metadata.yaml`, `templates/`, `rootfs/`.
+/// Packs a tree as a plain tar archive. Its end mark is only written if all went well.
 ///
 /// # Errors
-/// [`ImageError::Write`] when `out` fails, [`ImageError::Entry`] when the tree cannot be read, and
-/// [`ImageError::Refused`] for what no image can hold. What was written to `out` is worthless then.
-pub fn pack<W: Write>(
-    source: &PackSource<'_>,
+/// As [`crate::pack()`].
+pub fn pack_tree<W: Write>(
+    top: BorrowedFd<'_>,
+    options: &TreeOptions<'_>,
     out: W,
-    compress: Compress,
     observer: &mut Observer<'_>,
-) -> Result<Packed> {
-    let mut archive = Archive::start(HashingWriter::new(out), compress)?;
-    archive.metadata(source)?;
-    let (content, entries) = archive.rootfs(source.rootfs, "rootfs", observer)?;
-    let out = archive.finish()?;
-    let size = out.written();
-    let (_, fingerprint) = out.finish().map_err(ImageError::Write)?;
-    Ok(Packed { fingerprint, size, content, entries })
+) -> Result<PackedTree> {
+    let mut tar = TarWriter::new(out);
+    let packed = add_tree(top, options, &mut tar, observer)?;
+    tar.finish().and_then(|mut out| out.flush()).map_err(ImageError::Write)?;
+    Ok(packed)
 }
 
-/// Packs a split image: a tarball of the metadata and one of the root file system.
-///
-/// # Errors
-/// As [`pack`].
-pub fn pack_split<M: Write, R: Write>(
-    source: &PackSource<'_>,
-    meta: M,
-    rootfs: R,
-    compress: Compress,
+/// Packs a tree into an archive that has, or gets, other entries.
+pub(super) fn add_tree<W: Write>(
+    top: BorrowedFd<'_>,
+    options: &TreeOptions<'_>,
+    tar: &mut TarWriter<W>,
     observer: &mut Observer<'_>,
-) -> Result<Packed> {
-    let mut archive = Archive::start(HashingWriter::new(meta), compress)?;
-    archive.metadata(source)?;
-    let (_, out) = archive.finish()?.continue_with(rootfs).map_err(ImageError::Write)?;
-    let mut archive = Archive::start(out, compress)?;
-    let (content, entries) = archive.rootfs(source.rootfs, ".", observer)?;
-    let out = archive.finish()?;
-    let size = out.written();
-    let (_, fingerprint) = out.finish().map_err(ImageError::Write)?;
-    Ok(Packed { fingerprint, size, content, entries })
-}
-
-/// Reads the templates of an unpacked image: the regular files of a `templates` folder.
-///
-/// # Errors
-/// When the folder cannot be read, or its files are more than the limit. A folder that does not exist has none.
-pub fn read_templates(folder: &std::path::Path, limits: &Limits) -> Result<BTreeMap<String, Vec<u8>>> {
-    let mut templates = BTreeMap::new();
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(templates),
-        Err(e) => return Err(ImageError::file("read", folder, e)),
+) -> Result<PackedTree> {
+    let mut work = Packing {
+        tar,
+        options: *options,
+        buffer: vec![0; PIECE],
+        limits: Limits::default(),
+        links: HashMap::new(),
+        content: 0,
+        entries: 0,
     };
-    let mut left = limits.max_templates;
-    for entry in entries {
-        let entry = entry.map_err(|e| ImageError::file("read", folder, e))?;
-        let path = entry.path();
-        let meta = entry.metadata().map_err(|e| ImageError::file("examine", &path, e))?; // of the entry, not a link's target
-        let Some(name) = entry.file_name().to_str().filter(|n| is_template_name(n)).map(str::to_owned) else {
-            continue;
-        };
-        if !meta.is_file() {
-            continue;
-        }
-        left = left
-            .checked_sub(meta.len())
-            .ok_or(ImageError::Limit { what: "the size of its templates".into(), limit: limits.max_templates })?;
-        templates.insert(name, std::fs::read(&path).map_err(|e| ImageError::file("read", &path, e))?);
-    }
-    Ok(templates)
+    let prefix = options.prefix;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = openat(top, ".", flags, Mode::empty()).map_err(|e| ImageError::entry("open", prefix, e))?;
+    let stat = fstat(&fd).map_err(|e| ImageError::entry("examine", prefix, e))?;
+    work.directory(fd, prefix.as_bytes(), &stat, observer)?;
+    observer.report(Phase::Packing, work.content, None, "");
+    Ok(PackedTree { content: work.content, entries: work.entries })
 }
 
 /// Size of the pieces in which files are read.
@@ -132,8 +95,9 @@ const WORTHWHILE: u64 = 64 << 10;
 /// More runs than this are not worth a map.
 const MOST_RUNS: usize = 16 << 10;
 
-struct Archive<W: Write> {
-    tar: TarWriter<Compressor<HashingWriter<W>>>,
+struct Packing<'a, W: Write> {
+    tar: &'a mut TarWriter<W>,
+    options: TreeOptions<'a>,
     buffer: Vec<u8>,
     limits: Limits,
     /// First name of each file that has several, by device and inode number.
@@ -142,56 +106,7 @@ struct Archive<W: Write> {
     entries: u64,
 }
 
-impl<W: Write> Archive<W> {
-    fn start(out: HashingWriter<W>, compress: Compress) -> Result<Archive<W>> {
-        Ok(Archive {
-            tar: TarWriter::new(Compressor::new(out, compress).map_err(ImageError::Write)?),
-            buffer: vec![0; PIECE],
-            limits: Limits::default(),
-            links: HashMap::new(),
-            content: 0,
-            entries: 0,
-        })
-    }
-
-    fn metadata(&mut self, source: &PackSource<'_>) -> Result<()> {
-        let yaml = source.metadata.to_yaml()?;
-        let mtime = Timestamp { seconds: source.metadata.creation_date, nanoseconds: 0 };
-        let file = Attributes { mode: 0o644, mtime, ..Attributes::default() };
-        let directory = Attributes { mode: 0o755, ..file.clone() };
-        self.small_file(b"metadata.yaml", yaml.as_bytes(), &file)?;
-        self.tar.entry(b"templates/", &EntryKind::Directory, &directory).map_err(ImageError::Write)?;
-        for (name, text) in source.templates {
-            if !is_template_name(name) {
-                return Err(ImageError::refused(name, "a template is a plain file right under templates"));
-            }
-            self.small_file(format!("templates/{name}").as_bytes(), text, &file)?;
-        }
-        Ok(())
-    }
-
-    fn small_file(&mut self, name: &[u8], bytes: &[u8], attributes: &Attributes) -> Result<()> {
-        let written = self
-            .tar
-            .file(name, attributes, bytes.len() as u64, None)
-            .and_then(|()| if bytes.is_empty() { Ok(()) } else { self.tar.data(bytes) });
-        written.map_err(ImageError::Write)
-    }
-
-    /// Packs the tree; returns bytes of content and number of entries.
-    fn rootfs(&mut self, top: BorrowedFd<'_>, prefix: &str, observer: &mut Observer<'_>) -> Result<(u64, u64)> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = openat(top, ".", flags, Mode::empty()).map_err(|e| ImageError::entry("open", prefix, e))?;
-        let stat = fstat(&fd).map_err(|e| ImageError::entry("examine", prefix, e))?;
-        self.directory(fd, prefix.as_bytes(), &stat, observer)?;
-        observer.report(Phase::Packing, self.content, None, "");
-        Ok((self.content, self.entries))
-    }
-
-    fn finish(self) -> Result<HashingWriter<W>> {
-        self.tar.finish().and_then(Compressor::finish).map_err(ImageError::Write)
-    }
-
+impl<W: Write> Packing<'_, W> {
     fn directory(&mut self, fd: OwnedFd, path: &[u8], stat: &Stat, observer: &mut Observer<'_>) -> Result<()> {
         let shown = || crate::entry::show(path);
         // The same bounds as for unpacking: what is packed can be unpacked again.
@@ -199,6 +114,10 @@ impl<W: Write> Archive<W> {
         let attributes = attributes(fd.as_fd(), stat, path, true)?;
         self.count(observer)?;
         self.tar.entry(&[path, b"/"].concat(), &EntryKind::Directory, &attributes).map_err(ImageError::Write)?;
+        let below = path.strip_prefix(self.options.prefix.as_bytes()).and_then(|path| path.strip_prefix(b"/"));
+        if below.is_some_and(|name| self.options.left_empty.iter().any(|empty| empty.as_bytes() == name)) {
+            return Ok(());
+        }
         let mut names = Vec::new();
         for entry in Dir::read_from(&fd).map_err(|e| ImageError::entry("read", shown(), e))? {
             let entry = entry.map_err(|e| ImageError::entry("read", shown(), e))?;
@@ -217,17 +136,23 @@ impl<W: Write> Archive<W> {
 
     fn child(&mut self, parent: BorrowedFd<'_>, name: &[u8], path: &[u8], observer: &mut Observer<'_>) -> Result<()> {
         let fail = |action| move |e: Errno| ImageError::entry(action, crate::entry::show(path), e);
-        let stat = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(fail("examine"))?;
+        let stat = match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(e) if self.is_gone(e) => return Ok(()),
+            stat => stat.map_err(fail("examine"))?,
+        };
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let fd = openat(parent, name, flags, Mode::empty()).map_err(fail("open"))?;
-                return self.directory(fd, path, &stat, observer);
+                return match openat(parent, name, flags, Mode::empty()) {
+                    Err(e) if self.is_gone(e) => Ok(()),
+                    fd => self.directory(fd.map_err(fail("open"))?, path, &stat, observer),
+                };
             }
             FileType::RegularFile => EntryKind::File,
-            FileType::Symlink => {
-                EntryKind::Symlink(readlinkat(parent, name, Vec::new()).map_err(fail("read"))?.into_bytes())
-            }
+            FileType::Symlink => match readlinkat(parent, name, Vec::new()) {
+                Err(e) if self.is_gone(e) => return Ok(()),
+                target => EntryKind::Symlink(target.map_err(fail("read"))?.into_bytes()),
+            },
             FileType::Fifo => EntryKind::Fifo,
             FileType::CharacterDevice => {
                 EntryKind::CharDevice { major: major(stat.st_rdev), minor: minor(stat.st_rdev) }
@@ -244,21 +169,37 @@ impl<W: Write> Archive<W> {
         }
         CleanPath::parse(path, &self.limits)?;
         self.count(observer)?;
-        if stat.st_nlink > 1 {
-            if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
-                let kind = EntryKind::HardLink(first.clone());
-                let bare = Attributes { mode: stat.st_mode & 0o7777, ..Attributes::default() };
-                return self.tar.entry(path, &kind, &bare).map_err(ImageError::Write);
-            }
-            self.links.insert((stat.st_dev, stat.st_ino), path.to_vec());
+        if stat.st_nlink > 1
+            && let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino))
+        {
+            let kind = EntryKind::HardLink(first.clone());
+            let bare = Attributes { mode: stat.st_mode & 0o7777, ..Attributes::default() };
+            return self.tar.entry(path, &kind, &bare).map_err(ImageError::Write);
         }
         if kind == EntryKind::File {
             return self.file(parent, name, path, &stat, observer);
         }
-        let node = openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-            .map_err(fail("open"))?;
+        let node = match openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+            Err(e) if self.is_gone(e) => return Ok(()),
+            node => node.map_err(fail("open"))?,
+        };
         let attributes = attributes(node.as_fd(), &stat, path, false)?;
+        self.remember(&stat, path);
         self.tar.entry(path, &kind, &attributes).map_err(ImageError::Write)
+    }
+
+    /// Whether an error says that a file is no longer there, or another kind of file, and that is to be expected
+    /// (open(2): `ENXIO` and `ELOOP` are a socket and a link).
+    fn is_gone(&self, error: Errno) -> bool {
+        let gone = matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::INVAL | Errno::LOOP | Errno::NXIO);
+        self.options.in_use && gone
+    }
+
+    /// Keeps the name of a file that has others.
+    fn remember(&mut self, stat: &Stat, path: &[u8]) {
+        if stat.st_nlink > 1 {
+            self.links.insert((stat.st_dev, stat.st_ino), path.to_vec());
+        }
     }
 
     fn file(
@@ -272,11 +213,17 @@ impl<W: Write> Archive<W> {
         let fail = |action| move |e: Errno| ImageError::entry(action, crate::entry::show(path), e);
         // Not blocking: should the file have become a pipe since it was looked at.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = openat(parent, name, flags, Mode::empty()).map_err(fail("open"))?;
+        let fd = match openat(parent, name, flags, Mode::empty()) {
+            Err(e) if self.is_gone(e) => return Ok(()),
+            fd => fd.map_err(fail("open"))?,
+        };
         let stat = fstat(&fd).map_err(fail("examine"))?;
-        if !FileType::from_raw_mode(stat.st_mode).is_file()
-            || (stat.st_dev, stat.st_ino) != (before.st_dev, before.st_ino)
-        {
+        let is_file = FileType::from_raw_mode(stat.st_mode).is_file();
+        if self.options.in_use && !is_file {
+            return Ok(());
+        }
+        let same = (stat.st_dev, stat.st_ino) == (before.st_dev, before.st_ino);
+        if !is_file || !(same || self.options.in_use) {
             return Err(ImageError::entry(
                 "read",
                 crate::entry::show(path),
@@ -287,6 +234,7 @@ impl<W: Write> Archive<W> {
             .map_err(|_| ImageError::entry("read", crate::entry::show(path), Errno::OVERFLOW))?;
         let attributes = attributes(fd.as_fd(), &stat, path, false)?;
         let map = holes(&fd, size, &stat).map_err(fail("find the holes of"))?;
+        self.remember(&stat, path);
         self.tar.file(path, &attributes, size, map.as_deref()).map_err(ImageError::Write)?;
         let whole = [Segment { offset: 0, length: size }];
         let file = File::from(fd);
@@ -295,6 +243,10 @@ impl<W: Write> Archive<W> {
             while at < end {
                 let most = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
                 let n = match file.read_at(&mut self.buffer[..most], at) {
+                    Ok(0) if self.options.in_use => {
+                        self.buffer[..most].fill(0);
+                        Ok(most)
+                    }
                     Ok(0) => Err(io::Error::other("it shrank while it was read")),
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                     other => other,
@@ -351,7 +303,11 @@ fn holes(fd: &OwnedFd, size: u64, stat: &Stat) -> rustix::io::Result<Option<Vec<
             Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(None),
             Err(e) => return Err(e),
         };
-        let end = seek(fd, SeekFrom::Hole(start))?.min(size);
+        let end = match seek(fd, SeekFrom::Hole(start)) {
+            Ok(end) => end.min(size),
+            Err(Errno::NXIO) => return Ok(None), // shortened since
+            Err(e) => return Err(e),
+        };
         if start >= end {
             break;
         }
