@@ -69,6 +69,11 @@ impl Paths {
         self.root.join("run").join(id.to_string())
     }
 
+    /// The run directory of what serves a stopped virtual machine's disk.
+    pub fn serving(&self, name: &str) -> PathBuf {
+        self.root.join("run").join(name)
+    }
+
     /// The mark of short grace periods.
     pub fn grace(&self) -> PathBuf {
         self.root.join("rcu_expedited")

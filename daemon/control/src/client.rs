@@ -269,6 +269,18 @@ impl MonitorClient {
         }
     }
 
+    /// Has a virtual machine's root filesystem packed into `archive`; its complaint goes to `errors`. Afterwards this
+    /// connection belongs to the program that does so: the archive is whole if that ends with the code 0.
+    ///
+    /// # Errors
+    /// As [`Self::guest_state`].
+    pub fn archive(&self, archive: BorrowedFd<'_>, errors: BorrowedFd<'_>) -> Result<(), ClientError> {
+        match self.call(&Request::Archive, &[archive, errors])? {
+            (Reply::ExecStarted { .. }, _) => Ok(()),
+            (reply, _) => Err(unexpected(&Request::Archive, &reply)),
+        }
+    }
+
     /// Attaches to the console: the stream carries its bytes both ways until either side closes it. The console is
     /// given up when this connection, or the stream, closes.
     ///
@@ -393,6 +405,7 @@ fn name_of(request: &Request) -> &'static str {
         Request::ExecResize(_) => "exec_resize",
         Request::GuestState => "guest_state",
         Request::Files => "files",
+        Request::Archive => "archive",
         Request::Console { .. } => "console",
         Request::ConsoleResize(_) => "console_resize",
         Request::SignalInit { .. } => "signal_init",

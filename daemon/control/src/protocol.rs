@@ -47,6 +47,9 @@ pub enum Request {
     GuestState,
     /// Serve a virtual machine's files. Replied by [`Reply::Files`] with a stream to the service.
     Files,
+    /// Pack a virtual machine's root filesystem as a tar archive. Two descriptors come along: what it is written to, and
+    /// what a sentence is written to should that fail. Otherwise as [`Request::Exec`].
+    Archive,
     /// Attach to the console. Replied by [`Reply::Console`] with one end of a stream socket pair.
     Console {
         /// Take it from the client that has it.
@@ -301,6 +304,7 @@ pub fn parse_request(packet: &[u8], fds: usize) -> Result<Request, ProtocolError
         Request::Exec(exec) if exec.pty.is_none() => ("exec without a pty", 3),
         Request::Exec(_) => ("exec with a pty", 0),
         Request::AttachMount(_) => ("attach_mount", 1),
+        Request::Archive => ("archive", 2),
         Request::Status
         | Request::ExecSignal { .. }
         | Request::ExecResize(_)

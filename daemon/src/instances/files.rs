@@ -12,6 +12,7 @@ use duet_container::rootfs::{self, RootError};
 
 use super::expand::{self, Expanded};
 use super::machine;
+use super::service::{self, Service};
 use super::idmap::RANGE;
 use super::lifecycle::{Observed, Request};
 use super::slot::Held;
@@ -23,8 +24,10 @@ use crate::error::{Error, Kind, Result, blocking};
 pub struct Files {
     /// The service.
     pub session: FileSession,
-    /// For a stopped instance.
+    /// For a stopped container.
     _held: Option<Held>,
+    /// For a stopped virtual machine. After the session, which it serves.
+    _service: Option<Service>,
 }
 
 /// What a session is for.
@@ -79,7 +82,7 @@ pub async fn open(app: &App, name: &str, access: Access) -> Result<Files> {
     if let Some(live) = slot.live().filter(|live| live.is_machine()) {
         let stream = machine::files(&live).await?;
         let session = FileSession::over(stream).map_err(|e| failure(&e))?;
-        return Ok(Files { session, _held: None });
+        return Ok(Files { session, _held: None, _service: None });
     }
     if let Some(live) = slot.live() {
         let program = app.instances.monitor_path().to_owned();
@@ -89,7 +92,7 @@ pub async fn open(app: &App, name: &str, access: Access) -> Result<Files> {
             FileSession::spawn(&program, &target).map_err(|e| failure(&e))
         })
         .await?;
-        return Ok(Files { session, _held: None });
+        return Ok(Files { session, _held: None, _service: None });
     }
     let held = slot.claim_when_idle(Request::Update).await?;
     if held.from() != Observed::Stopped {
@@ -97,12 +100,18 @@ pub async fn open(app: &App, name: &str, access: Access) -> Result<Files> {
         return Box::pin(open(app, name, access)).await;
     }
     if row.kind == InstanceKind::VirtualMachine {
-        return Err(Error::invalid(
-            "the files of a stopped virtual machine are not served by this version: start it first",
-        ));
+        let expanded = expand::find(app, name)?;
+        let disk = machine::root_disk(app, &expanded).await?;
+        let service = service::serve(app, Some(held), &expanded, disk).await?;
+        let (session, service) = blocking(move || {
+            let session = FileSession::over(service.files()?).map_err(|e| failure(&e))?;
+            Ok::<_, Error>((session, service))
+        })
+        .await?;
+        return Ok(Files { session, _held: None, _service: Some(service) });
     }
     let session = of_stopped(app, &expand::find(app, name)?, access).await?;
-    Ok(Files { session, _held: Some(held) })
+    Ok(Files { session, _held: Some(held), _service: None })
 }
 
 /// Opens a session of a stopped instance that the caller holds.

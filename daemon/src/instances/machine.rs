@@ -43,8 +43,8 @@ pub(super) async fn start(
     check(plan)?;
     let engine = app.machines.engine().await?;
     let setup = setup(app, expanded, plan)?;
-    let boot = machines::prepare(app, setup).await?;
     let disk = root_disk(app, expanded).await?;
+    let (disk, boot) = machines::prepare(app, disk, setup).await?;
     let mut taps = Vec::with_capacity(plan.nics.len());
     for nic in &plan.nics {
         taps.push(tap(app, nic).await?);
@@ -116,11 +116,11 @@ fn failure(error: duet_vm::runtime::StartError) -> Error {
 
 /// What goes to the monitor beside the specification.
 #[derive(Default)]
-struct Files(Vec<OwnedFd>);
+pub(super) struct Files(pub(super) Vec<OwnedFd>);
 
 impl Files {
     /// Adds a descriptor and gives its index.
-    fn pass(&mut self, file: OwnedFd) -> usize {
+    pub(super) fn pass(&mut self, file: OwnedFd) -> usize {
         self.0.push(file);
         self.0.len() - 1
     }
@@ -160,14 +160,18 @@ fn setup(app: &App, expanded: &Expanded, plan: &Plan) -> Result<setup::Setup> {
     })
 }
 
-async fn root_disk(app: &App, expanded: &Expanded) -> Result<disk::Disk> {
+/// Opens an instance's root disk. Nothing else has it open.
+///
+/// # Errors
+/// As [`disk::open`].
+pub async fn root_disk(app: &App, expanded: &Expanded) -> Result<disk::Disk> {
     let (pool, volume) = (app.pools.get(&expanded.row.pool)?, expanded.row.volume.clone());
     let size = machines::disk_size(crate::pools::root_size(app, &expanded.devices)?);
     app.instances.forget_usage(expanded.row.id);
     blocking(move || disk::open(&pool.volume_root(&volume, None)?, size)).await
 }
 
-fn disk_spec(files: &mut Files, disk: disk::Disk, serial: &str) -> DiskSpec {
+pub(super) fn disk_spec(files: &mut Files, disk: disk::Disk, serial: &str) -> DiskSpec {
     let layers = disk.0.into_iter().map(|layer| LayerSpec {
         file: files.pass(layer.file.into()),
         format: match layer.format {

@@ -8,7 +8,7 @@ mod programs;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use boot::{Boot, COMMAND_LINE, prepare};
+pub use boot::{Boot, COMMAND_LINE, SERVING, prepare};
 pub use programs::{Engine, Programs};
 
 use tokio::sync::OnceCell;

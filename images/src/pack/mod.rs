@@ -3,7 +3,7 @@
 mod tree;
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 
 use crate::compress::{Compress, Compressor};
@@ -11,7 +11,7 @@ use crate::entry::{Attributes, EntryKind, Timestamp};
 use crate::fingerprint::HashingWriter;
 use crate::limits::Limits;
 use crate::metadata::{Metadata, is_template_name};
-use crate::observe::Observer;
+use crate::observe::{Observer, Phase};
 use crate::tar::TarWriter;
 use crate::{ImageError, Result};
 
@@ -54,13 +54,49 @@ pub fn pack<W: Write>(
     observer: &mut Observer<'_>,
 ) -> Result<Packed> {
     let mut archive = Archive::start(HashingWriter::new(out), compress)?;
-    archive.metadata(source)?;
+    archive.metadata(source.metadata, source.templates)?;
     let whole = TreeOptions { prefix: "rootfs", in_use: false, left_empty: &[] };
     let PackedTree { content, entries } = add_tree(source.rootfs, &whole, &mut archive.tar, observer)?;
     let out = archive.finish()?;
     let size = out.written();
     let (_, fingerprint) = out.finish().map_err(ImageError::Write)?;
     Ok(Packed { fingerprint, size, content, entries })
+}
+
+/// Packs a unified tarball of a root file system that somebody else has packed: `rootfs` is a tar archive whose names begin
+/// with `rootfs/`, with its end mark. Nothing of it is looked at: the result is to be unpacked like a stranger's.
+///
+/// # Errors
+/// [`ImageError::Write`] when `out` fails or `rootfs` cannot be read.
+pub fn pack_around<W: Write>(
+    rootfs: &mut impl Read,
+    metadata: &Metadata,
+    templates: &BTreeMap<String, Vec<u8>>,
+    out: W,
+    compress: Compress,
+    observer: &mut Observer<'_>,
+) -> Result<Packed> {
+    let mut archive = Archive::start(HashingWriter::new(out), compress)?;
+    archive.metadata(metadata, templates)?;
+    let mut out = archive.tar.into_unfinished().map_err(ImageError::Write)?;
+    let (mut content, mut piece) = (0, vec![0; 1 << 20]);
+    loop {
+        observer.check()?;
+        match rootfs.read(&mut piece) {
+            Ok(0) => break,
+            Ok(count) => {
+                out.write_all(&piece[..count]).map_err(ImageError::Write)?;
+                content += count as u64;
+                observer.report(Phase::Packing, content, None, "");
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(ImageError::Write(error)),
+        }
+    }
+    let out = out.finish().map_err(ImageError::Write)?;
+    let size = out.written();
+    let (_, fingerprint) = out.finish().map_err(ImageError::Write)?;
+    Ok(Packed { fingerprint, size, content, entries: 0 })
 }
 
 /// Packs a split image: a tarball of the metadata and one of the root file system.
@@ -75,7 +111,7 @@ pub fn pack_split<M: Write, R: Write>(
     observer: &mut Observer<'_>,
 ) -> Result<Packed> {
     let mut archive = Archive::start(HashingWriter::new(meta), compress)?;
-    archive.metadata(source)?;
+    archive.metadata(source.metadata, source.templates)?;
     let (_, out) = archive.finish()?.continue_with(rootfs).map_err(ImageError::Write)?;
     let mut archive = Archive::start(out, compress)?;
     let whole = TreeOptions { prefix: ".", in_use: false, left_empty: &[] };
@@ -125,14 +161,14 @@ impl<W: Write> Archive<W> {
         Ok(Archive { tar: TarWriter::new(Compressor::new(out, compress).map_err(ImageError::Write)?) })
     }
 
-    fn metadata(&mut self, source: &PackSource<'_>) -> Result<()> {
-        let yaml = source.metadata.to_yaml()?;
-        let mtime = Timestamp { seconds: source.metadata.creation_date, nanoseconds: 0 };
+    fn metadata(&mut self, metadata: &Metadata, templates: &BTreeMap<String, Vec<u8>>) -> Result<()> {
+        let yaml = metadata.to_yaml()?;
+        let mtime = Timestamp { seconds: metadata.creation_date, nanoseconds: 0 };
         let file = Attributes { mode: 0o644, mtime, ..Attributes::default() };
         let directory = Attributes { mode: 0o755, ..file.clone() };
         self.small_file(b"metadata.yaml", yaml.as_bytes(), &file)?;
         self.tar.entry(b"templates/", &EntryKind::Directory, &directory).map_err(ImageError::Write)?;
-        for (name, text) in source.templates {
+        for (name, text) in templates {
             if !is_template_name(name) {
                 return Err(ImageError::refused(name, "a template is a plain file right under templates"));
             }

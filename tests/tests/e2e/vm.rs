@@ -161,6 +161,30 @@ fn a_virtual_machine_outlives_the_daemon_and_ends_with_its_monitor() {
 }
 
 #[test]
+fn a_stopped_virtual_machine_shows_its_files_and_becomes_an_image_for_both_kinds() {
+    let host = Host::with_machines();
+    host.ok("create busybox v1 --vm");
+    // Never started, and already its files can be had, and changed.
+    let file = host.tmp().join("data");
+    fs::write(&file, "pushed").unwrap();
+    host.duet(&format!("file push {} v1/root/data --mode 0640 --uid 1000", file.display())).within(SOON).run().succeeded();
+    host.duet("snapshot create v1 before").within(SOON).run().succeeded();
+    start(&host, "v1");
+    assert_eq!(host.inside("v1", "cat /root/data; stat -c '%a %u' /root/data"), "pushed\n640 1000");
+    host.inside("v1", "echo later > /root/data; ln /root/data /root/link; sync");
+    host.ok("stop v1 --force");
+    // Ended in the middle of it, as by a loss of power: the journal is made good by the machine that serves the disk.
+    host.duet("publish v1 --alias now").within(SOON).run().succeeded();
+    host.duet("publish v1/before --alias before").within(SOON).run().succeeded();
+    host.ok("launch now c1");
+    assert_eq!(host.inside("c1", "cat /root/data; stat -c '%u %h' /root/data; hostname"), "later\n1000 2\nc1");
+    host.ok("launch before c2");
+    assert_eq!(host.inside("c2", "cat /root/data"), "pushed");
+    host.duet("launch now v2 --vm --wait=ipv4 --wait-timeout 120").within(SOON).run().succeeded();
+    assert_eq!(host.inside("v2", "cat /root/data; hostname"), "later\nv2");
+}
+
+#[test]
 fn the_console_of_a_virtual_machine() {
     let host = Host::with_machines();
     launch(&host, "v1", "");

@@ -290,7 +290,7 @@ impl Server {
                 let outcome = hotplug::detach_device(&self.running, &target, id);
                 self.go_on(outcome)
             }
-            Request::ExecResize(_) | Request::GuestState | Request::Files => {
+            Request::ExecResize(_) | Request::GuestState | Request::Files | Request::Archive => {
                 Err(invalid("this is a container: only a virtual machine's monitor does that"))
             }
             Request::Watch => {

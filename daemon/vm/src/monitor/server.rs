@@ -243,6 +243,13 @@ impl Server {
                 let task = task::exec(exec, fds)?;
                 self.ask(id, task)
             }
+            Request::Archive => {
+                if self.connections.get(&id).is_some_and(|connection| connection.program.is_some()) {
+                    return Err(reply(ErrorKind::Invalid, "this connection runs a program already"));
+                }
+                let task = task::archive(fds)?;
+                self.ask(id, task)
+            }
             Request::ExecSignal { signal } => {
                 // One that has just ended hears nothing, as one that is about to.
                 let _ = self.program_of(id)?.exec.signal(signal);

@@ -22,6 +22,8 @@ pub(super) enum Task {
     Exec(message::ExecRequest, Stdio),
     /// A program in a terminal.
     ExecPty(message::ExecRequest, message::PtySize),
+    /// An archive of the root, and where complaints about that go.
+    Archive(OwnedFd, OwnedFd),
     State,
     Files,
     /// To shut down.
@@ -61,6 +63,9 @@ fn carry_out(task: Task, client: &Client) -> Result<Outcome, ErrorReply> {
         Task::ExecPty(request, size) => client
             .exec_pty(request, size, AGENT_TIMEOUT)
             .map(|(program, terminal)| Outcome::Program(program, Some(terminal))),
+        Task::Archive(archive, errors) => {
+            client.archive(archive, errors, AGENT_TIMEOUT).map(|program| Outcome::Program(program, None))
+        }
         Task::State => {
             let state = client.state(AGENT_TIMEOUT).map_err(error)?;
             let state = serde_json::to_value(state).map_err(|error| reply(ErrorKind::Other, error))?;
@@ -101,6 +106,13 @@ pub(super) fn exec(request: ExecRequest, fds: Vec<OwnedFd>) -> Result<Task, Erro
         return Ok(Task::Exec(asked, Stdio { stdin, stdout, stderr }));
     };
     Ok(Task::ExecPty(asked, message::PtySize { columns, rows }))
+}
+
+/// The request to pack the root. `fds` are those that came along.
+pub(super) fn archive(fds: Vec<OwnedFd>) -> Result<Task, ErrorReply> {
+    let [archive, errors] = <[OwnedFd; 2]>::try_from(fds)
+        .map_err(|_| reply(ErrorKind::Invalid, "two descriptors must come along"))?;
+    Ok(Task::Archive(archive, errors))
 }
 
 /// How a program ended, kept to what it can be.
