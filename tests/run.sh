@@ -45,7 +45,14 @@ with_cargo_test() {
 
 need_root test
 step "Packages"
-install_packages "${host_packages[@]}" "${build_packages[@]}" "${test_packages[@]}"
+install_packages "${host_packages[@]}" "${build_packages[@]}" "${vm_packages[@]}" "${test_packages[@]}"
+# One for each version of the distribution's: as long as it is there it is the newest that this tree was tested with.
+export DUET_TEST_KERNEL=$target/vm-kernel
+if [ ! -e "$DUET_TEST_KERNEL/vmlinuz" ]; then
+    step "A kernel for virtual machines"
+    as_owner mkdir -p "$target"
+    fetch_kernel "$DUET_TEST_KERNEL"
+fi
 step "Other people's clients"
 DUET_TEST_CLIENTS=$("$top/tests/clients.sh")
 export DUET_TEST_CLIENTS

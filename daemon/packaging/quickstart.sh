@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh Debian 12 or 13 to a running system container. Every step looks first whether it is done already, so
+# From a fresh Debian 12 or 13 to a running system container and a virtual machine of the same image. Every step looks first whether it is done already, so
 # running it again is harmless, and mends what a first run was stopped in.
 #
 #   quickstart.sh [--prebuilt DIR]
@@ -11,13 +11,14 @@ set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
 image=debian/13
-name=c1
+container=c1
+machine=v1
 state=${DUET_DIR:-/var/lib/duet}
 bin=/usr/local/bin
 prebuilt=
 if [ "${1:-}" = --prebuilt ]; then
     prebuilt=1
-    bin=${2:?--prebuilt needs the folder that holds duet, duetd and duet-monitor}
+    bin=${2:?--prebuilt needs the folder that holds duet, duetd and the other programs}
 fi
 
 duet() {
@@ -26,7 +27,7 @@ duet() {
 
 get_programs() {
     step "Packages"
-    install_packages "${host_packages[@]}" "${build_packages[@]}" curl
+    install_packages "${host_packages[@]}" "${build_packages[@]}" "${vm_packages[@]}" curl
     echo "All there."
     step "Building (the first time takes some minutes)"
     need_rust
@@ -39,7 +40,7 @@ get_programs() {
     make -s -C "$top" install
     # Who is in this group may use the socket, which is as good as being root.
     getent group duet >/dev/null || groupadd --system duet
-    echo "duet, duetd and duet-monitor are in $bin."
+    echo "duet, duetd and the programs that they run are in $bin."
 }
 
 use_systemd() {
@@ -91,19 +92,31 @@ get_image() {
     fi
 }
 
-get_instance() {
+# A virtual machine whose image has no kernel takes the host's. Where that has none (a container, a machine that boots from
+# elsewhere) the distribution's is fetched, for this alone.
+get_kernel() {
+    step "A kernel for virtual machines"
+    if host_has_kernel; then
+        echo "The host's own."
+    elif [ -n "$(duet config get core.vm_kernel)" ]; then
+        echo "It is configured: $(duet config get core.vm_kernel)"
+    else
+        fetch_kernel "$state/vm-kernel"
+        duet config set core.vm_kernel="$state/vm-kernel"
+        echo "It is in $state/vm-kernel."
+    fi
+}
+
+get_instance() { # get_instance NAME SECONDS FLAG...
+    local name=$1 seconds=$2
+    shift 2
     step "Instance $name"
     case "$(duet list "^$name\$" -f csv -c s 2>/dev/null)" in
-        "") duet launch "$image" "$name" --wait=ipv4 ;;
-        RUNNING)
-            echo "It runs already."
-            duet wait "$name" --for ipv4
-            ;;
-        *)
-            duet start "$name"
-            duet wait "$name" --for ipv4
-            ;;
+        "") duet launch "$image" "$name" "$@" ;;
+        RUNNING) echo "It runs already." ;;
+        *) duet start "$name" ;;
     esac
+    duet wait "$name" --for ipv4 --timeout "$seconds"
 }
 
 say_what_next() {
@@ -112,10 +125,11 @@ say_what_next() {
     printf '\nNext, type (as root, or as a member of the group "duet", which is as mighty):\n'
     [ -z "${DUET_DIR:-}" ] || printf '  export DUET_DIR=%s\n' "$state"
     printf '  %-36s %s\n' \
-        "duet exec $name -- bash" "a shell in it" \
+        "duet exec $container -- bash" "a shell in the container" \
+        "duet exec $machine -- bash" "a shell in the virtual machine, which has a kernel of its own" \
         "duet launch $image c2" "another one" \
-        "duet snapshot create $name before" "a snapshot; 'duet snapshot restore $name before' goes back to it" \
-        "duet stop $name && duet delete $name" "and it is gone" \
+        "duet snapshot create $container before" "a snapshot; 'duet snapshot restore $container before' goes back to it" \
+        "duet stop $machine && duet delete $machine" "and it is gone" \
         "duet --help" "all the rest"
 }
 
@@ -124,5 +138,7 @@ renewed=
 [ -n "$prebuilt" ] || get_programs
 start_daemon
 get_image
-get_instance
+get_instance "$container" 60
+get_kernel
+get_instance "$machine" 300 --vm
 say_what_next

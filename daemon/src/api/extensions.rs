@@ -50,6 +50,7 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "id_map_current",
     "lxc_features",
     "resources_v2",
+    "virtual-machines",
     "container_exec_user_group_cwd",
     "container_disk_shift",
     "instances",

@@ -57,7 +57,8 @@ impl Publication {
         match wanted {
             Some(wanted) => {
                 let found = snapshot::find(app, &expanded.row, wanted)?;
-                let root = if is_machine { Root::Disk(Some(found)) } else { Root::Files(pool.snapshot_root(&found.volume)?) };
+                let root =
+                    if is_machine { Root::Disk(Some(found)) } else { Root::Files(pool.snapshot_root(&found.volume)?) };
                 Ok(Self { expanded, root, compress, held: None })
             }
             None => {
@@ -100,7 +101,12 @@ async fn open_disk(
 ///
 /// # Errors
 /// With the step that failed; nothing is left.
-pub async fn publish(app: &App, mut publication: Publication, mut facts: Facts, operation: &Arc<Operation>) -> Result<()> {
+pub async fn publish(
+    app: &App,
+    mut publication: Publication,
+    mut facts: Facts,
+    operation: &Arc<Operation>,
+) -> Result<()> {
     let incoming = Incoming::new(app)?;
     let mut metadata = templates::metadata(app, &publication.expanded)?;
     metadata = Metadata {

@@ -14,8 +14,8 @@ use duet_control::protocol::ExitReason;
 use jiff::Timestamp;
 
 use super::expand::Expanded;
-use super::lifecycle::Request;
 use super::guest::Guest;
+use super::lifecycle::Request;
 use super::live::{self, Inside, Live, Parts};
 use super::plan::Volatile;
 use super::{idmap, snapshot, start, stop};

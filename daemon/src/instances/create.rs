@@ -145,8 +145,7 @@ fn draft(app: &App, mut post: InstancesPost, source: &Source) -> Result<Draft> {
     validate_devices(&post.devices, DevicesOf::Profile).map_err(|e| Error::invalid(e.to_string()))?;
     let table = expand::profile_table(app)?;
     let (_, devices) = expand::apply(&table, &profiles, &config, &post.devices)?;
-    let typed = validate_devices(&devices, DevicesOf::Instance(kind))
-        .map_err(|e| Error::invalid(e.to_string()))?;
+    let typed = validate_devices(&devices, DevicesOf::Instance(kind)).map_err(|e| Error::invalid(e.to_string()))?;
     expand::check_references(app, Some(kind), &devices)?;
     addresses::check(app, &post.name, &typed)?;
     let uuid = Uuid::new_v4().to_string();

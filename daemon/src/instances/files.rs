@@ -11,10 +11,10 @@ use duet_container::files::{FileError, FileSession, Target};
 use duet_container::rootfs::{self, RootError};
 
 use super::expand::{self, Expanded};
-use super::machine;
-use super::service::{self, Service};
 use super::idmap::RANGE;
 use super::lifecycle::{Observed, Request};
+use super::machine;
+use super::service::{self, Service};
 use super::slot::Held;
 use crate::app::App;
 use crate::config::{InstanceKind, InstanceSettings};
@@ -87,8 +87,11 @@ pub async fn open(app: &App, name: &str, access: Access) -> Result<Files> {
     if let Some(live) = slot.live() {
         let program = app.instances.monitor_path().to_owned();
         let session = blocking(move || {
-            let target =
-                Target::Running { pid: live.init_pid, pidfd: live.pidfd.as_fd(), user_namespace: live.idmap().is_some() };
+            let target = Target::Running {
+                pid: live.init_pid,
+                pidfd: live.pidfd.as_fd(),
+                user_namespace: live.idmap().is_some(),
+            };
             FileSession::spawn(&program, &target).map_err(|e| failure(&e))
         })
         .await?;

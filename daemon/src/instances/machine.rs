@@ -151,11 +151,7 @@ fn setup(app: &App, expanded: &Expanded, plan: &Plan) -> Result<setup::Setup> {
             .into_iter()
             .map(|file| setup::File { path: file.path, content: file.content, create_only: file.create_only })
             .collect(),
-        nics: plan
-            .nics
-            .iter()
-            .map(|nic| setup::Nic { mac: nic.hwaddr.0, name: nic.peer_name.clone() })
-            .collect(),
+        nics: plan.nics.iter().map(|nic| setup::Nic { mac: nic.hwaddr.0, name: nic.peer_name.clone() }).collect(),
         ..setup::Setup::default()
     })
 }
@@ -210,7 +206,10 @@ fn limits(app: &App, expanded: &Expanded, plan: &Plan) -> Result<(u8, Limits)> {
     let most = usize::from(duet_vmm::spec::MAX_CPUS);
     let count = u8::try_from(count).ok().filter(|count| usize::from(*count) <= most);
     let count = count.ok_or_else(|| Error::invalid(format!("limits.cpu: a virtual machine has 1 to {most} CPUs")))?;
-    Ok((count, Limits { cpus: pinned, memory: None, swap: duet_container::cgroup::Swap::Allowed, processes: None, ..limits }))
+    Ok((
+        count,
+        Limits { cpus: pinned, memory: None, swap: duet_container::cgroup::Swap::Allowed, processes: None, ..limits },
+    ))
 }
 
 /// Refuses those changes of a running machine's configuration that it would feel now and cannot.

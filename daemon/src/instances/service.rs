@@ -136,7 +136,8 @@ impl Service {
     /// Where that cannot begin. May block.
     pub fn archive(&self, archive: OwnedFd) -> Result<Archiving> {
         let client = self.client()?;
-        let (complaint, errors) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).doing("cannot make a pipe")?;
+        let (complaint, errors) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).doing("cannot make a pipe")?;
         client.archive(archive.as_fd(), errors.as_fd()).map_err(|e| Error::invalid(e.to_string()))?;
         Ok(Archiving { client, complaint })
     }
@@ -159,7 +160,10 @@ impl Archiving {
             return Ok(());
         }
         let mut said = String::new();
-        let _ = std::io::Read::read_to_string(&mut std::io::Read::take(std::fs::File::from(self.complaint), 4096), &mut said);
+        let _ = std::io::Read::read_to_string(
+            &mut std::io::Read::take(std::fs::File::from(self.complaint), 4096),
+            &mut said,
+        );
         Err(Error::internal(format!("the root filesystem was not packed wholly: {}", said.trim())))
     }
 }

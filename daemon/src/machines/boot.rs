@@ -82,9 +82,8 @@ pub async fn prepare(app: &App, disk: Disk, setup: Setup) -> Result<(Disk, Boot)
 
 /// The newest kernel on a machine's own disk. Nobody writes to that.
 fn on_disk(disk: &Disk) -> std::result::Result<Option<(Kernel, Ext4Disk)>, String> {
-    let layers = disk.0.iter().map(|layer| {
-        Ok(duet_vmm::image::Layer { file: layer.file.try_clone()?, format: layer.format })
-    });
+    let layers =
+        disk.0.iter().map(|layer| Ok(duet_vmm::image::Layer { file: layer.file.try_clone()?, format: layer.format }));
     let layers = layers.collect::<io::Result<_>>().map_err(|e| e.to_string())?;
     let (image, size) = Image::open(layers, true).map_err(|e| e.to_string())?;
     let tree = Ext4Disk::open(Box::new(Reader { image, size })).map_err(|e| e.to_string())?;
@@ -134,7 +133,8 @@ fn open_root() -> Result<File> {
 /// A name that follows from all that is made for a kernel: of the host's from when its files were written, of one that a
 /// guest has from what is in it.
 fn name_of(kernel: &Kernel, own: bool, agent: &Path) -> io::Result<Fingerprint> {
-    let stamp = |meta: std::fs::Metadata| format!("{} {} {}.{}", meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
+    let stamp =
+        |meta: std::fs::Metadata| format!("{} {} {}.{}", meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
     let image = if own {
         let mut file = &kernel.image;
         let mut hash = duet_images::HashingWriter::new(io::sink());
@@ -151,7 +151,8 @@ fn name_of(kernel: &Kernel, own: bool, agent: &Path) -> io::Result<Fingerprint> 
 }
 
 fn make(kernel: &Kernel, tree: &dyn Tree, with_modules: bool, agent: &Path, kept: &Path, dir: &Path) -> Result<()> {
-    let stage = tempfile::Builder::new().prefix("new-").tempdir_in(kept).doing("cannot make a directory for a kernel")?;
+    let stage =
+        tempfile::Builder::new().prefix("new-").tempdir_in(kept).doing("cannot make a directory for a kernel")?;
     let agent = std::fs::read(agent).doing(format_args!("cannot read {}", agent.display()))?;
     let initrd = File::create(stage.path().join("initrd")).doing("cannot make the initramfs")?;
     initramfs::write(&agent, tree, &kernel.modules, "ext4", io::BufWriter::new(&initrd))
@@ -226,4 +227,3 @@ fn tell(initrd: &Path, setup: &Setup) -> Result<OwnedFd> {
     whole.rewind().doing(DOING)?;
     Ok(whole.into())
 }
-

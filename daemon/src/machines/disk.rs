@@ -17,9 +17,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use duet_container::rootfs::{self, RootSource};
-use duet_vmm::image::make::{Backing, make};
 use duet_vmm::image::Format;
 use duet_vmm::image::join::join;
+use duet_vmm::image::make::{Backing, make};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat2, renameat, unlinkat};
 
 use crate::error::{Context, Error, Result};

@@ -90,5 +90,7 @@ pub fn check(image: &ImageRow) -> Result<()> {
     if image.kind == "container" {
         return Ok(());
     }
-    Err(Error::invalid("disk images are not served by this version: use an image of a root filesystem (type container)"))
+    Err(Error::invalid(
+        "disk images are not served by this version: use an image of a root filesystem (type container)",
+    ))
 }

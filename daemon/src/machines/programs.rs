@@ -71,7 +71,9 @@ impl Programs {
             return Ok(path);
         }
         let dir = self.dir.display();
-        Err(Error::invalid(format!("virtual machines need {name}, which is not in {dir}: install all of Duet's programs")))
+        Err(Error::invalid(format!(
+            "virtual machines need {name}, which is not in {dir}: install all of Duet's programs"
+        )))
     }
 
     /// Finds out what runs virtual machines here: KVM if it works, else QEMU.
@@ -84,7 +86,10 @@ impl Programs {
             Err(error) => error.message,
         };
         let program = QEMU.find().map_err(|_| {
-            Error::invalid(format!("{}. ({reason})", missing("QEMU, since KVM does not serve here", QEMU.package).message))
+            Error::invalid(format!(
+                "{}. ({reason})",
+                missing("QEMU, since KVM does not serve here", QEMU.package).message
+            ))
         })?;
         tracing::warn!(reason, "virtual machines are emulated by QEMU, which is slow");
         Ok(Engine { accelerator: Accelerator::Emulation, program, reason: Some(reason) })

@@ -79,9 +79,9 @@ pub use self::{
     netns::{NetnsState, NetnsWatcher},
     nic::{Netns, NicSpec, host_name, is_host_name},
     state::HostInterface,
-    tap::{Tap, TapSpec},
     subnet::{Occupied, choose_ipv4, choose_ipv6},
     sweep::Swept,
+    tap::{Tap, TapSpec},
 };
 
 /// A managed network: what it is to be.

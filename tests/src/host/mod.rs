@@ -76,8 +76,7 @@ impl Host {
         host
     }
 
-    /// As [`new`](Self::new), with a kernel for virtual machines: what `make test` fetched, which takes the place of one
-    /// that is installed. Where KVM serves, that runs them, and elsewhere QEMU.
+    /// As [`new`](Self::new), with a kernel for virtual machines: what `make test` fetched, or the machine's own. Where KVM serves, that runs them, and elsewhere QEMU.
     #[track_caller]
     pub fn with_machines() -> Self {
         let host = Self::new();
@@ -88,9 +87,15 @@ impl Host {
     /// Tells the daemon of the kernel for virtual machines.
     #[track_caller]
     pub fn use_kernel(&self) {
-        let kernel = std::env::var_os("DUET_TEST_KERNEL").map_or_else(|| target_folder().join("vm-kernel"), PathBuf::from);
-        assert!(kernel.join("vmlinuz").exists(), "{} has no kernel: run the tests with 'make test'", kernel.display());
-        self.ok(&format!("config set core.vm_kernel={}", kernel.display()));
+        let kernel =
+            std::env::var_os("DUET_TEST_KERNEL").map_or_else(|| target_folder().join("vm-kernel"), PathBuf::from);
+        if kernel.join("vmlinuz").exists() {
+            self.ok(&format!("config set core.vm_kernel={}", kernel.display()));
+            return;
+        }
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's release");
+        let modules = Path::new("/lib/modules").join(release.trim()).join("modules.dep");
+        assert!(modules.exists(), "{} has no kernel: run the tests with 'make test'", kernel.display());
     }
 
     /// A host with a running daemon and no image.

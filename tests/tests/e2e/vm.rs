@@ -13,7 +13,10 @@ const SOON: Duration = Duration::from_secs(120);
 
 /// Launches one and waits until it has an address.
 fn launch(host: &Host, name: &str, more: &str) {
-    host.duet(&format!("launch busybox {name} --vm --wait=ipv4 --wait-timeout 120 {more}")).within(SOON).run().succeeded();
+    host.duet(&format!("launch busybox {name} --vm --wait=ipv4 --wait-timeout 120 {more}"))
+        .within(SOON)
+        .run()
+        .succeeded();
 }
 
 /// Starts it and waits until it has an address.
@@ -142,7 +145,10 @@ fn a_virtual_machine_outlives_the_daemon_and_ends_with_its_monitor() {
     assert_eq!(host.init_pid("v1"), pid);
     let before = host.inside("v1", "cat /tick");
     within(SOON, "the guest going on", || (host.inside("v1", "cat /tick") != before).then_some(()));
-    assert_eq!(address(&host, "v1"), host.inside("v1", "ip -4 -o addr show eth0 | awk '{print $4}'").split('/').next().unwrap());
+    assert_eq!(
+        address(&host, "v1"),
+        host.inside("v1", "ip -4 -o addr show eth0 | awk '{print $4}'").split('/').next().unwrap()
+    );
 
     // A restart from within is a restart, and a shutdown from within an end.
     host.try_inside("v1", "reboot");
@@ -167,7 +173,10 @@ fn a_stopped_virtual_machine_shows_its_files_and_becomes_an_image_for_both_kinds
     // Never started, and already its files can be had, and changed.
     let file = host.tmp().join("data");
     fs::write(&file, "pushed").unwrap();
-    host.duet(&format!("file push {} v1/root/data --mode 0640 --uid 1000", file.display())).within(SOON).run().succeeded();
+    host.duet(&format!("file push {} v1/root/data --mode 0640 --uid 1000", file.display()))
+        .within(SOON)
+        .run()
+        .succeeded();
     host.duet("snapshot create v1 before").within(SOON).run().succeeded();
     start(&host, "v1");
     assert_eq!(host.inside("v1", "cat /root/data; stat -c '%a %u' /root/data"), "pushed\n640 1000");
@@ -189,9 +198,7 @@ fn the_console_of_a_virtual_machine() {
     let host = Host::with_machines();
     launch(&host, "v1", "");
     host.inside("v1", "echo to-the-console > /dev/console");
-    within(SOON, "the console's log", || {
-        host.ok("console v1 --show-log").contains("to-the-console").then_some(())
-    });
+    within(SOON, "the console's log", || host.ok("console v1 --show-log").contains("to-the-console").then_some(()));
 }
 
 #[test]
@@ -230,7 +237,10 @@ fn heavy_debian_as_a_container_and_as_a_virtual_machine() {
     let host = Host::with_images(&[images::DEBIAN_13]);
     host.use_kernel();
     host.ok("launch debian/13 c1");
-    host.duet("launch debian/13 v1 --vm --wait=ready,ipv4 --wait-timeout 300").within(Duration::from_secs(320)).run().succeeded();
+    host.duet("launch debian/13 v1 --vm --wait=ready,ipv4 --wait-timeout 300")
+        .within(Duration::from_secs(320))
+        .run()
+        .succeeded();
     host.duet("wait c1 --for ready,ipv4").run().succeeded();
     for name in ["c1", "v1"] {
         assert_eq!(host.inside(name, "hostname"), name);

@@ -110,8 +110,8 @@ pub(super) fn exec(request: ExecRequest, fds: Vec<OwnedFd>) -> Result<Task, Erro
 
 /// The request to pack the root. `fds` are those that came along.
 pub(super) fn archive(fds: Vec<OwnedFd>) -> Result<Task, ErrorReply> {
-    let [archive, errors] = <[OwnedFd; 2]>::try_from(fds)
-        .map_err(|_| reply(ErrorKind::Invalid, "two descriptors must come along"))?;
+    let [archive, errors] =
+        <[OwnedFd; 2]>::try_from(fds).map_err(|_| reply(ErrorKind::Invalid, "two descriptors must come along"))?;
     Ok(Task::Archive(archive, errors))
 }
 
