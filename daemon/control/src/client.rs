@@ -177,15 +177,24 @@ impl MonitorClient {
     /// # Errors
     /// An error reply is [`ClientError::Refused`].
     pub fn call(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(Reply, Vec<OwnedFd>), ClientError> {
+        self.call_within(CALL_TIMEOUT, request, fds)
+    }
+
+    fn call_within(
+        &self,
+        timeout: Duration,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Reply, Vec<OwnedFd>), ClientError> {
         self.send(request, fds)?;
-        let deadline = Instant::now() + CALL_TIMEOUT;
+        let deadline = Instant::now() + timeout;
         loop {
             return match self.receive_until(deadline)? {
                 // Not an answer: a connection that watches is told so at any time.
                 Some((Reply::Ready, _)) => continue,
                 Some((Reply::Error(error), _)) => Err(error.into()),
                 Some(answer) => Ok(answer),
-                None => Err(ClientError::Timeout { request: name_of(request), timeout: CALL_TIMEOUT }),
+                None => Err(ClientError::Timeout { request: name_of(request), timeout }),
             };
         }
     }
@@ -244,12 +253,12 @@ impl MonitorClient {
         self.send(&Request::ExecResize(size), &[])
     }
 
-    /// Asks a virtual machine's guest how it is.
+    /// Asks a virtual machine's guest how it is. It may take as long as it likes; after `timeout` it is not waited for.
     ///
     /// # Errors
     /// [`ClientError::Refused`] where its agent does not answer (yet), else as [`Self::call`].
-    pub fn guest_state(&self) -> Result<serde_json::Value, ClientError> {
-        match self.call(&Request::GuestState, &[])? {
+    pub fn guest_state(&self, timeout: Duration) -> Result<serde_json::Value, ClientError> {
+        match self.call_within(timeout, &Request::GuestState, &[])? {
             (Reply::GuestState(state), _) => Ok(state),
             (reply, _) => Err(unexpected(&Request::GuestState, &reply)),
         }

@@ -16,6 +16,8 @@ use tokio::task::JoinHandle;
 use crate::error::{Error, Result, blocking};
 use crate::network::{Address, Counters, Interface, MacAddr, NetnsState};
 
+/// How long a guest is waited for: whoever lists instances waits for each.
+const ANSWER: Duration = Duration::from_secs(1);
 /// How often the agent is asked until there is an address.
 const OFTEN: Duration = Duration::from_secs(1);
 /// And after.
@@ -78,7 +80,7 @@ impl Drop for Guest {
 async fn ask(run_dir: &Path) -> Result<State> {
     let dir = run_dir.to_owned();
     blocking(move || {
-        let answer = MonitorClient::connect(&dir).and_then(|client| client.guest_state());
+        let answer = MonitorClient::connect(&dir).and_then(|client| client.guest_state(ANSWER));
         let state = answer.map_err(|error| Error::invalid(error.to_string()))?;
         let state: State = serde_json::from_value(state).map_err(|error| Error::invalid(error.to_string()))?;
         Ok::<_, Error>(state.bounded())

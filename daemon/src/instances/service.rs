@@ -101,7 +101,7 @@ pub async fn serve(app: &App, held: Option<Held>, expanded: &Expanded, disk: Dis
 fn wait_agent(run_dir: &Path) -> Result<()> {
     let deadline = Instant::now() + BOOT;
     loop {
-        let answer = MonitorClient::connect(run_dir).and_then(|client| client.guest_state());
+        let answer = MonitorClient::connect(run_dir).and_then(|client| client.guest_state(BOOT));
         let error = match answer {
             Ok(_) => return Ok(()),
             Err(error) => error,

@@ -38,7 +38,7 @@ fn a_guest_lives_from_start_to_stop() {
 
     // Nobody is kept waiting for an agent that is not there.
     let begun = Instant::now();
-    assert_eq!(refusal(machine.client().guest_state()), ErrorKind::Other);
+    assert_eq!(refusal(machine.client().guest_state(duet_control::client::CALL_TIMEOUT)), ErrorKind::Other);
     assert!(begun.elapsed() < Duration::from_secs(2));
     machine.agent();
     programs(&machine);
@@ -49,7 +49,7 @@ fn a_guest_lives_from_start_to_stop() {
     assert_eq!(ready, Reply::Ready);
     eprintln!("the system is up after {:?}", machine.begun.elapsed());
     assert!(machine.client().status().unwrap().status.ready);
-    let state = machine.client().guest_state().unwrap();
+    let state = machine.client().guest_state(duet_control::client::CALL_TIMEOUT).unwrap();
     assert_eq!((state["up"].as_bool(), state["os_release"]["ID"].as_str()), (Some(true), Some("debian")));
 
     console(&machine);

@@ -112,7 +112,7 @@ fn a_machine_is_asked_and_killed() {
     assert_eq!(status.status.init_pid, machine.started.pid);
     let status = std::fs::read_to_string(format!("/proc/{}/status", machine.started.pid)).unwrap();
     assert!(status.contains("Uid:\t4000000\t4000000"), "{status}");
-    let refused = machine.client().guest_state().unwrap_err();
+    let refused = machine.client().guest_state(duet_control::client::CALL_TIMEOUT).unwrap_err();
     assert!(matches!(refused, ClientError::Refused(error) if error.kind == ErrorKind::Other));
     // The power button, which this guest has no driver for.
     machine.client().stop().unwrap();

@@ -236,7 +236,7 @@ impl Machine {
     /// Waits until the agent answers.
     pub fn agent(&self) {
         let client = self.client();
-        self.until("the agent", BOOT, || client.guest_state().ok());
+        self.until("the agent", BOOT, || client.guest_state(duet_control::client::CALL_TIMEOUT).ok());
         eprintln!("{}: the agent answers after {:?}", self.plan.spec.name, self.begun.elapsed());
     }
 
