@@ -3,6 +3,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
+mod journal;
+
 use super::*;
 use crate::initramfs;
 use crate::kernel::{self, Kernel};
@@ -276,23 +278,29 @@ fn inode_of(disk: &[u8], path: &str) -> usize {
     block.parse::<usize>().unwrap() * 4096 + usize::from_str_radix(offset, 16).unwrap()
 }
 
+/// The same numbers every time (Marsaglia's xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 as usize % limit
+    }
+}
+
 #[test]
 fn whatever_a_disk_holds_is_survived() {
     let disk = disk_with(&root_with(1), &["-b", "1024", "-N", "64", "-O", FEATURES]);
     // The files are small: most of what is not zero describes them.
     let places: Vec<usize> = (1024..disk.len()).filter(|at| disk[*at] != 0).collect();
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = || {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random as usize
-    };
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let (mut worked, mut failed) = (0, 0);
     for _ in 0..300 {
         let mut disk = disk.clone();
-        for _ in 0..1 + next() % 12 {
-            disk[places[next() % places.len()]] = [0, 1, 0xff, next() as u8][next() % 4];
+        for _ in 0..1 + random.below(12) {
+            disk[places[random.below(places.len())]] = [0, 1, 0xff, random.below(256) as u8][random.below(4)];
         }
         match use_disk(&disk) {
             Ok(_) => worked += 1,
