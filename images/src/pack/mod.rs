@@ -1,9 +1,10 @@
 //! From a folder to image files.
 
+mod archive;
 mod tree;
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, BufRead, Write};
 use std::os::fd::BorrowedFd;
 
 use crate::compress::{Compress, Compressor};
@@ -15,6 +16,7 @@ use crate::observe::Observer;
 use crate::tar::TarWriter;
 use crate::{ImageError, Result};
 
+use archive::add_archive;
 use tree::add_tree;
 pub use tree::{PackedTree, TreeOptions, pack_tree};
 
@@ -54,7 +56,7 @@ pub fn pack<W: Write>(
     observer: &mut Observer<'_>,
 ) -> Result<Packed> {
     let mut archive = Archive::start(HashingWriter::new(out), compress)?;
-    archive.metadata(source)?;
+    archive.metadata(source.metadata, source.templates)?;
     let whole = TreeOptions { prefix: "rootfs", in_use: false, left_empty: &[] };
     let PackedTree { content, entries } = add_tree(source.rootfs, &whole, &mut archive.tar, observer)?;
     let out = archive.finish()?;
@@ -75,11 +77,33 @@ pub fn pack_split<M: Write, R: Write>(
     observer: &mut Observer<'_>,
 ) -> Result<Packed> {
     let mut archive = Archive::start(HashingWriter::new(meta), compress)?;
-    archive.metadata(source)?;
+    archive.metadata(source.metadata, source.templates)?;
     let (_, out) = archive.finish()?.continue_with(rootfs).map_err(ImageError::Write)?;
     let mut archive = Archive::start(out, compress)?;
     let whole = TreeOptions { prefix: ".", in_use: false, left_empty: &[] };
     let PackedTree { content, entries } = add_tree(source.rootfs, &whole, &mut archive.tar, observer)?;
+    let out = archive.finish()?;
+    let size = out.written();
+    let (_, fingerprint) = out.finish().map_err(ImageError::Write)?;
+    Ok(Packed { fingerprint, size, content, entries })
+}
+
+/// Packs a unified tarball of a root file system that comes as a tar archive itself, each name of which is below `rootfs`.
+/// The archive may be a stranger's.
+///
+/// # Errors
+/// As [`pack`]; and as for unpacking if the archive is damaged, cut off, too large, or has anything else in it.
+pub fn pack_archive<R: BufRead, W: Write>(
+    metadata: &Metadata,
+    templates: &BTreeMap<String, Vec<u8>>,
+    rootfs: R,
+    out: W,
+    compress: Compress,
+    observer: &mut Observer<'_>,
+) -> Result<Packed> {
+    let mut archive = Archive::start(HashingWriter::new(out), compress)?;
+    archive.metadata(metadata, templates)?;
+    let PackedTree { content, entries } = add_archive(rootfs, &mut archive.tar, observer)?;
     let out = archive.finish()?;
     let size = out.written();
     let (_, fingerprint) = out.finish().map_err(ImageError::Write)?;
@@ -125,14 +149,14 @@ impl<W: Write> Archive<W> {
         Ok(Archive { tar: TarWriter::new(Compressor::new(out, compress).map_err(ImageError::Write)?) })
     }
 
-    fn metadata(&mut self, source: &PackSource<'_>) -> Result<()> {
-        let yaml = source.metadata.to_yaml()?;
-        let mtime = Timestamp { seconds: source.metadata.creation_date, nanoseconds: 0 };
+    fn metadata(&mut self, metadata: &Metadata, templates: &BTreeMap<String, Vec<u8>>) -> Result<()> {
+        let yaml = metadata.to_yaml()?;
+        let mtime = Timestamp { seconds: metadata.creation_date, nanoseconds: 0 };
         let file = Attributes { mode: 0o644, mtime, ..Attributes::default() };
         let directory = Attributes { mode: 0o755, ..file.clone() };
         self.small_file(b"metadata.yaml", yaml.as_bytes(), &file)?;
         self.tar.entry(b"templates/", &EntryKind::Directory, &directory).map_err(ImageError::Write)?;
-        for (name, text) in source.templates {
+        for (name, text) in templates {
             if !is_template_name(name) {
                 return Err(ImageError::refused(name, "a template is a plain file right under templates"));
             }
