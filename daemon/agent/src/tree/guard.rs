@@ -122,8 +122,8 @@ impl Layout {
             return Err(refused("its blocks are larger than 4 KiB"));
         }
         let (block, wide) = (1024 << log_block, incompatible & IS_64BIT != 0);
-        let high = if wide { long(0x150) } else { 0 };
-        let blocks = u64::from(high) << 32 | u64::from(long(0x4));
+        // The crate takes the upper half as it is, also where it has no meaning.
+        let blocks = u64::from(long(0x150)) << 32 | u64::from(long(0x4));
         let groups = blocks.div_ceil(u64::from(long(0x20).max(1)));
         if groups > MAX_GROUPS {
             return Err(refused("it has more groups of blocks than a disk"));
