@@ -26,7 +26,9 @@ pub use format::{Compression, ImageFormat, detect_file};
 pub use limits::Limits;
 pub use metadata::{Metadata, TemplateSpec, TemplateTrigger};
 pub use observe::{Observer, Phase, Progress};
-pub use pack::{PackSource, Packed, PackedTree, TreeOptions, pack, pack_around, pack_split, pack_tree, read_templates};
+pub use pack::{
+    PackSource, Packed, PackedTree, TreeOptions, pack, pack_archive, pack_split, pack_tree, read_templates,
+};
 pub use template::{RenderedFile, TemplateContext, apply_templates};
 pub use tree::TreeStats;
 pub use unpack::{ImageFiles, UnpackOptions, Unpacked, read_metadata, unpack};

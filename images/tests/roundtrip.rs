@@ -12,8 +12,8 @@ use std::process::Command;
 
 use common::*;
 use duet_images::{
-    Compress, Compression, ImageFiles, ImageFormat, Observer, PackSource, Packed, fingerprint, pack, pack_split,
-    read_metadata, read_templates, unpack,
+    Compress, Compression, ImageFiles, ImageFormat, Observer, PackSource, Packed, TreeOptions, fingerprint, pack,
+    pack_archive, pack_split, pack_tree, read_metadata, read_templates, unpack,
 };
 use proptest::prelude::*;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Timespec, Timestamps, Uid, chownat, makedev, mknodat, utimensat};
@@ -164,6 +164,23 @@ fn our_own_unified_image() {
     }
     drop(socket);
     assert!(prints[0].size < 2 << 20, "holes are not packed: {}", prints[0].size);
+}
+
+#[test]
+fn our_own_archive() {
+    let (top, bench) = (tempfile::tempdir().unwrap(), Bench::new());
+    rich_tree(top.path());
+    let options = TreeOptions { prefix: "rootfs", in_use: false, left_empty: &[] };
+    let mut archive = Vec::new();
+    let fd = File::open(top.path()).unwrap();
+    let tree = pack_tree(fd.as_fd(), &options, &mut archive, &mut Observer::none()).unwrap();
+    let mut image = Vec::new();
+    let (templates, compress) = (BTreeMap::new(), Compress::default());
+    let packed = pack_archive(&metadata(), &templates, &*archive, &mut image, compress, &mut Observer::none()).unwrap();
+    assert_eq!((packed.entries, packed.size), (tree.entries, image.len() as u64));
+    bench.unpack(&image, &quick()).unwrap();
+    assert_same(top.path(), &bench.path("out/rootfs"), false);
+    assert!(allocated(&bench.path("out/rootfs/sparse")) < 1 << 20);
 }
 
 #[test]

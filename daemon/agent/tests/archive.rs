@@ -13,10 +13,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio as Std};
 use std::time::{Duration, Instant};
 
-use common::{Bench, CAPABILITY, METADATA, acl, dir, file, quick, set_xattr, tree};
+use common::{Bench, CAPABILITY, acl, metadata, quick, set_xattr, tree};
 use duet_agent::client::Client;
 use duet_agent::mux::Link;
 use duet_agent::protocol::message::ExecStatus;
+use duet_images::{Compress, ImageError, Observer, pack_archive};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -120,11 +121,8 @@ fn an_archive_unpacks_to_the_same_root() {
     let (archive, said, status) = agent.archive();
     assert_eq!((status, &*said), (ExecStatus::Code(0), ""));
 
-    let mut image = Vec::new();
-    for entry in [file("metadata.yaml", METADATA), dir("templates/")] {
-        entry.write(&mut image);
-    }
-    image.extend(&archive);
+    let (mut image, none) = (Vec::new(), BTreeMap::new());
+    pack_archive(&metadata(), &none, &*archive, &mut image, Compress::default(), &mut Observer::none()).unwrap();
     let bench = Bench::new();
     bench.unpack(&image, &quick()).unwrap();
     let mut expected = tree(root.path(), false);
@@ -159,8 +157,9 @@ fn an_archive_that_failed_is_not_whole_and_says_why() {
     let why = "refused the entry \"rootfs/etc/whiteout\": the character device 0/0 is an overlay whiteout\n";
     assert_eq!(said, why);
     assert!(archive.len() > 3_000_000);
-    let error = Bench::new().unpack(&archive, &quick()).unwrap_err().to_string();
-    assert!(error.contains("truncated"), "{error}");
+    let (none, compress) = (BTreeMap::new(), Compress::default());
+    let error = pack_archive(&metadata(), &none, &*archive, std::io::sink(), compress, &mut Observer::none());
+    assert!(matches!(error, Err(ImageError::Truncated { .. })), "{error:?}");
 }
 
 #[test]

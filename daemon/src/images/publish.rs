@@ -1,5 +1,6 @@
 //! Making an image of an instance or snapshot.
 
+use std::io::BufReader;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -140,8 +141,8 @@ pub async fn publish(
                 let (archive, end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).doing("cannot make a pipe")?;
                 let archiving = service.archive(end)?;
                 let (file, target) = create()?;
-                let mut archive = std::fs::File::from(archive);
-                let packed = duet_images::pack_around(&mut archive, &metadata, &files, file, compress, observer)
+                let archive = BufReader::new(std::fs::File::from(archive));
+                let packed = duet_images::pack_archive(&metadata, &files, archive, file, compress, observer)
                     .map_err(|e| failure_in(&target, &e))?;
                 archiving.finish()?;
                 Ok(packed)

@@ -8,6 +8,7 @@ use std::io::{self, Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use duet_agent::initramfs;
 use duet_agent::kernel::{self, Kernel};
@@ -50,11 +51,11 @@ pub struct Boot {
 /// # Errors
 /// Where there is no kernel, or the initramfs cannot be made.
 pub async fn prepare(app: &App, disk: Disk, setup: Setup) -> Result<(Disk, Boot)> {
-    let _turn = app.machines.preparing.lock().await;
     let chosen = app.inventory.server_config()?.get("core.vm_kernel").filter(|path| !path.is_empty()).cloned();
     let agent = app.machines.programs().agent()?;
-    let kept = app.paths.kernels();
+    let app = app.clone();
     blocking(move || {
+        let kept = app.paths.kernels();
         let (kernel, own) = match on_disk(&disk) {
             Ok(Some((kernel, tree))) => (kernel, Some(tree)),
             Ok(None) => (find(chosen.as_deref())?, None),
@@ -67,9 +68,12 @@ pub async fn prepare(app: &App, disk: Disk, setup: Setup) -> Result<(Disk, Boot)
         let tree: &dyn Tree = own.as_ref().map_or(&host, |tree| tree);
         let name = name_of(&kernel, own.is_some(), &agent).doing("cannot look at the kernel")?;
         let dir = kept.join(name.as_str());
+        // One at a time, and who waited finds it made.
+        let turn = app.machines.preparing.lock().unwrap_or_else(PoisonError::into_inner);
         if !dir.is_dir() {
             make(&kernel, tree, own.is_none(), &agent, &kept, &dir)?;
         }
+        drop(turn);
         let initrd = tell(&dir.join("initrd"), &setup)?;
         let modules = match own {
             Some(_) => None,

@@ -31,13 +31,13 @@ pub struct Machines {
     /// What runs them, once that was looked at.
     engine: OnceCell<Arc<Engine>>,
     /// One kernel at a time is prepared.
-    preparing: tokio::sync::Mutex<()>,
+    preparing: std::sync::Mutex<()>,
 }
 
 impl Machines {
     /// With the programs that are installed beside the monitor of containers.
     pub fn new(monitor: &Path) -> Self {
-        Self { programs: Programs::beside(monitor), engine: OnceCell::new(), preparing: tokio::sync::Mutex::default() }
+        Self { programs: Programs::beside(monitor), engine: OnceCell::new(), preparing: std::sync::Mutex::default() }
     }
 
     /// The programs.

@@ -1,9 +1,10 @@
 //! From a folder to image files.
 
+mod archive;
 mod tree;
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Write};
 use std::os::fd::BorrowedFd;
 
 use crate::compress::{Compress, Compressor};
@@ -11,10 +12,11 @@ use crate::entry::{Attributes, EntryKind, Timestamp};
 use crate::fingerprint::HashingWriter;
 use crate::limits::Limits;
 use crate::metadata::{Metadata, is_template_name};
-use crate::observe::{Observer, Phase};
+use crate::observe::Observer;
 use crate::tar::TarWriter;
 use crate::{ImageError, Result};
 
+use archive::add_archive;
 use tree::add_tree;
 pub use tree::{PackedTree, TreeOptions, pack_tree};
 
@@ -63,42 +65,6 @@ pub fn pack<W: Write>(
     Ok(Packed { fingerprint, size, content, entries })
 }
 
-/// Packs a unified tarball of a root file system that somebody else has packed: `rootfs` is a tar archive whose names begin
-/// with `rootfs/`, with its end mark. Nothing of it is looked at: the result is to be unpacked like a stranger's.
-///
-/// # Errors
-/// [`ImageError::Write`] when `out` fails or `rootfs` cannot be read.
-pub fn pack_around<W: Write>(
-    rootfs: &mut impl Read,
-    metadata: &Metadata,
-    templates: &BTreeMap<String, Vec<u8>>,
-    out: W,
-    compress: Compress,
-    observer: &mut Observer<'_>,
-) -> Result<Packed> {
-    let mut archive = Archive::start(HashingWriter::new(out), compress)?;
-    archive.metadata(metadata, templates)?;
-    let mut out = archive.tar.into_unfinished().map_err(ImageError::Write)?;
-    let (mut content, mut piece) = (0, vec![0; 1 << 20]);
-    loop {
-        observer.check()?;
-        match rootfs.read(&mut piece) {
-            Ok(0) => break,
-            Ok(count) => {
-                out.write_all(&piece[..count]).map_err(ImageError::Write)?;
-                content += count as u64;
-                observer.report(Phase::Packing, content, None, "");
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(ImageError::Write(error)),
-        }
-    }
-    let out = out.finish().map_err(ImageError::Write)?;
-    let size = out.written();
-    let (_, fingerprint) = out.finish().map_err(ImageError::Write)?;
-    Ok(Packed { fingerprint, size, content, entries: 0 })
-}
-
 /// Packs a split image: a tarball of the metadata and one of the root file system.
 ///
 /// # Errors
@@ -116,6 +82,28 @@ pub fn pack_split<M: Write, R: Write>(
     let mut archive = Archive::start(out, compress)?;
     let whole = TreeOptions { prefix: ".", in_use: false, left_empty: &[] };
     let PackedTree { content, entries } = add_tree(source.rootfs, &whole, &mut archive.tar, observer)?;
+    let out = archive.finish()?;
+    let size = out.written();
+    let (_, fingerprint) = out.finish().map_err(ImageError::Write)?;
+    Ok(Packed { fingerprint, size, content, entries })
+}
+
+/// Packs a unified tarball of a root file system that comes as a tar archive itself, each name of which is below `rootfs`.
+/// The archive may be a stranger's.
+///
+/// # Errors
+/// As [`pack`]; and as for unpacking if the archive is damaged, cut off, too large, or has anything else in it.
+pub fn pack_archive<R: BufRead, W: Write>(
+    metadata: &Metadata,
+    templates: &BTreeMap<String, Vec<u8>>,
+    rootfs: R,
+    out: W,
+    compress: Compress,
+    observer: &mut Observer<'_>,
+) -> Result<Packed> {
+    let mut archive = Archive::start(HashingWriter::new(out), compress)?;
+    archive.metadata(metadata, templates)?;
+    let PackedTree { content, entries } = add_archive(rootfs, &mut archive.tar, observer)?;
     let out = archive.finish()?;
     let size = out.written();
     let (_, fingerprint) = out.finish().map_err(ImageError::Write)?;

@@ -87,12 +87,6 @@ impl<W: Write> TarWriter<W> {
         Ok(())
     }
 
-    /// Gives the output back without an end mark: more entries are written to it by others.
-    pub(crate) fn into_unfinished(self) -> io::Result<W> {
-        self.settled()?;
-        Ok(self.out)
-    }
-
     /// Writes the end mark and gives the output back.
     pub(crate) fn finish(mut self) -> io::Result<W> {
         self.settled()?;

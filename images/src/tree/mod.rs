@@ -28,7 +28,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 pub(crate) use content::ContentWriter;
-pub(crate) use xattr::read_xattrs;
+pub(crate) use xattr::{is_kept, read_xattrs};
 
 use crate::acl::{self, Acl};
 use crate::entry::{Attributes, CleanPath, EntryKind, Xattr, show};

@@ -13,7 +13,7 @@ use super::guard::{Guard, late, refused};
 use super::{Tree, not_regular};
 
 /// How long all that is read of one disk may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// The most bytes of a directory; /usr/lib of a large Debian has 200 KiB.
 const MAX_DIRECTORY: u64 = 4 << 20;
 /// The most links on a path, as for the kernel (path_resolution(7)).
@@ -28,8 +28,8 @@ const PIECE: usize = 1 << 20;
 /// The largest block, which is the most that is read at once, in bytes.
 const BLOCK: usize = 4096;
 
-/// An ext4 filesystem. It is for one thread, and short-lived: from [`Ext4Disk::open`] on, all that is read of it may take a
-/// minute.
+/// An ext4 filesystem. It is for one thread, and short-lived: all that is read of it must be so within 20 seconds of
+/// [`Ext4Disk::open`].
 ///
 /// The crate below would follow links itself, but whatever they say: here each step is looked at before it is taken. A
 /// journal that was not written back is taken into account; nothing is written.

@@ -4,12 +4,14 @@
 //! the superblock become allocations as they are, the checksum of a directory's index is computed over as many bytes as
 //! the index says and panics beyond the block, and trees of extents that lead to the same blocks again and again are
 //! walked to their end, which may be years away. So the superblock is checked before the crate sees it, and each block as
-//! it is read.
+//! it is read; and the journal is kept from it ([`super::journal`]).
 
 use std::io;
 use std::time::Instant;
 
 use ext4_view::Ext4Read;
+
+use super::journal::Journal;
 
 /// What the crate's reader answers with.
 type BoxedError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -23,40 +25,42 @@ const MAGIC: u16 = 0xef53;
 const MAX_LOG_BLOCK: u32 = 2;
 /// The most groups of blocks, of each of which the crate keeps 16 bytes: 16 TiB in blocks of 4 KiB.
 const MAX_GROUPS: u64 = 1 << 17;
-/// The largest journal in bytes that is replayed.
-const MAX_JOURNAL: u64 = 256 << 20;
 const JOURNAL_INODE: u32 = 8;
 const HAS_JOURNAL: u32 = 0x4;
 const NEEDS_RECOVERY: u32 = 0x4;
 const IS_64BIT: u32 = 0x80;
 const METADATA_CSUM: u32 = 0x400;
-/// Where the feature bits are that are no obstacle to reading.
-const READ_ONLY_FEATURES: usize = 0x64;
+/// Where the features are that one must know, and those that only who writes must know.
+const INCOMPATIBLE: usize = 0x60;
+const READ_ONLY: usize = 0x64;
 
 /// A disk whose superblock was found to be in order.
 pub(super) struct Guard {
     disk: Box<dyn Ext4Read>,
     /// In bytes.
     block: usize,
+    journal: Journal,
     deadline: Instant,
 }
 
 impl Guard {
-    /// Looks at the superblock.
+    /// Looks at the superblock, and reads the journal if there is something in it.
     ///
     /// # Errors
     /// What is out of order.
     pub fn new(mut disk: Box<dyn Ext4Read>, deadline: Instant) -> io::Result<Self> {
-        let mut superblock = [0; SUPERBLOCK_SIZE];
-        disk.read(SUPERBLOCK, &mut superblock).map_err(io::Error::other)?;
-        let layout = Layout::of(&superblock)?;
+        let layout = Layout::read(&mut *disk)?;
+        let block = layout.block as usize;
+        let mut guard = Self { disk, block, journal: Journal::default(), deadline };
         if layout.journal {
-            let length = layout.journal_length(&mut *disk)?;
-            if length > MAX_JOURNAL {
-                return Err(refused("its journal is larger than is replayed"));
+            let inode = layout.journal_inode(&mut *guard.disk)?;
+            guard.journal = Journal::load(&mut *guard.disk, layout.block, &inode)?;
+            // There may be another superblock in it.
+            if Layout::read(&mut guard)?.block != layout.block {
+                return Err(refused("its journal is that of another filesystem"));
             }
         }
-        Ok(Self { disk, block: layout.block as usize, deadline })
+        Ok(guard)
     }
 }
 
@@ -66,17 +70,23 @@ impl Ext4Read for Guard {
             return Err(late().into());
         }
         self.disk.read(start, bytes)?;
-        // Without this feature the crate computes no checksums. They tell a bad disk, not a bad owner.
+        self.journal.apply(&mut *self.disk, self.block, start, bytes)?;
         if start == SUPERBLOCK && bytes.len() == SUPERBLOCK_SIZE {
-            let field = &mut bytes[READ_ONLY_FEATURES..READ_ONLY_FEATURES + 4];
-            let features = u32_at(field, 0) & !METADATA_CSUM;
-            field.copy_from_slice(&features.to_le_bytes());
+            // Then it reads no journal.
+            clear(bytes, INCOMPATIBLE, NEEDS_RECOVERY);
+            // Then it computes no checksums. They tell a bad disk, not a bad owner.
+            clear(bytes, READ_ONLY, METADATA_CSUM);
         }
         if start.is_multiple_of(self.block as u64) && bytes.chunks_exact(self.block).any(is_inner_node) {
             return Err(refused("a file is in more pieces than are followed").into());
         }
         Ok(())
     }
+}
+
+fn clear(bytes: &mut [u8], at: usize, feature: u32) {
+    let features = u32_at(bytes, at) & !feature;
+    bytes[at..at + 4].copy_from_slice(&features.to_le_bytes());
 }
 
 /// Whether a block is a node of a tree of extents that leads to other nodes. A tree of two levels, the first of which is in
@@ -98,20 +108,22 @@ struct Layout {
 }
 
 impl Layout {
-    fn of(superblock: &[u8; SUPERBLOCK_SIZE]) -> io::Result<Self> {
-        let long = |at| u32_at(superblock, at);
-        let short = |at| u16_at(superblock, at);
+    fn read(disk: &mut dyn Ext4Read) -> io::Result<Self> {
+        let mut superblock = [0; SUPERBLOCK_SIZE];
+        disk.read(SUPERBLOCK, &mut superblock).map_err(io::Error::other)?;
+        let long = |at| u32_at(&superblock, at);
+        let short = |at| u16_at(&superblock, at);
         if short(0x38) != MAGIC {
             return Err(refused("there is no ext4 filesystem"));
         }
-        let (compatible, incompatible) = (long(0x5c), long(0x60));
+        let (compatible, incompatible) = (long(0x5c), long(INCOMPATIBLE));
         let log_block = long(0x18);
         if log_block > MAX_LOG_BLOCK {
             return Err(refused("its blocks are larger than 4 KiB"));
         }
         let (block, wide) = (1024 << log_block, incompatible & IS_64BIT != 0);
-        let high = if wide { long(0x150) } else { 0 };
-        let blocks = u64::from(high) << 32 | u64::from(long(0x4));
+        // The crate takes the upper half as it is, also where it has no meaning.
+        let blocks = u64::from(long(0x150)) << 32 | u64::from(long(0x4));
         let groups = blocks.div_ceil(u64::from(long(0x20).max(1)));
         if groups > MAX_GROUPS {
             return Err(refused("it has more groups of blocks than a disk"));
@@ -128,8 +140,8 @@ impl Layout {
         Ok(Self { block, inode, wide, journal })
     }
 
-    /// Reads the length of the journal's file, in bytes: its inode is among those of the first group.
-    fn journal_length(&self, disk: &mut dyn Ext4Read) -> io::Result<u64> {
+    /// Reads the journal's inode, or what every inode has of it. It is among those of the first group.
+    fn journal_inode(&self, disk: &mut dyn Ext4Read) -> io::Result<[u8; 128]> {
         let mut descriptor = [0; 64];
         let first = if self.block == 1024 { 2 } else { 1 };
         let length = if self.wide { 64 } else { 32 };
@@ -140,7 +152,7 @@ impl Layout {
         let at = at.ok_or_else(|| refused("its journal is not where it belongs"))?;
         let mut inode = [0; 128];
         disk.read(at, &mut inode).map_err(io::Error::other)?;
-        Ok(u64::from(u32_at(&inode, 0x6c)) << 32 | u64::from(u32_at(&inode, 0x4)))
+        Ok(inode)
     }
 }
 
@@ -152,10 +164,10 @@ pub(super) fn late() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "reading the filesystem takes too long")
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from(u16_at(bytes, at + 2)) << 16 | u32::from(u16_at(bytes, at))
 }

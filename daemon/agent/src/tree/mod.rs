@@ -5,6 +5,7 @@
 
 mod ext4;
 mod guard;
+mod journal;
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -2,6 +2,7 @@
 //!
 //! `tests/vm.sh` makes what it needs and says where it is; without that it is skipped.
 
+mod archive;
 mod machine;
 mod told;
 
