@@ -53,10 +53,10 @@ Installed-Size: $(du -sk --exclude=DEBIAN "$stage" | cut -f 1)
 Depends: libc6 (>= $(libc_version)), libgcc-s1, init-system-helpers, passwd, iproute2, dnsmasq-base, nftables
 Recommends: mmdebstrap, debootstrap, debian-archive-keyring, busybox-static, squashfs-tools, xz-utils, zstd,
  ca-certificates, e2fsprogs
-Suggests: btrfs-progs, zfsutils-linux, qemu-system-x86, linux-image-$architecture
+Suggests: btrfs-progs, zfsutils-linux, qemu-system-x86
 Description: manager of system containers and virtual machines
- Duet runs whole Linux systems on one host, as containers and as KVM guests of the same image. Its daemon, duetd, serves the REST API of Incus, so that
- Incus' clients work with it too; its own is the command duet.
+ Duet runs whole Linux systems as containers and as virtual machines on one host. Its daemon, duetd, serves the REST
+ API of Incus, so that Incus' clients work with it too; its own is the command duet.
 END
 file=$result/duet_${version}_$architecture.deb
 rm -f "$result"/duet_*.deb

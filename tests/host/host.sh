@@ -64,7 +64,8 @@ stage() {
     done
     [ ! -d "$target/clients/docker" ] || cp -r "$target/clients/docker" "$root/root"
     ! wanted suite || stage_suite "$root"
-    ! wanted vmm || stage_vmm "$root"
+    [ ! -d "$target/clients/bin" ] || ! wanted machines || install -D -t "$root/usr/local/bin" "$target/clients/bin/incus"
+    ! wanted vmm || cp -r "$top/tests/host/vmm" "$root/usr/local/lib/duet-vmm"
     pack_files "$run" "$root"
     rm -rf "$root"
 }
@@ -83,13 +84,6 @@ stage_suite() { # stage_suite ROOT
     cp --parents -r "${files[@]}" "$1"
     strip "$1${files[2]}"
     printf '%s\n' "${files[2]}" > "$1/root/suite"
-}
-
-# What checks/vmm.sh needs: the VMM, which no package has yet, and the host's own kernel, which its root filesystem lacks.
-stage_vmm() { # stage_vmm ROOT
-    (cd "$top" && as_owner cargo build --locked --release -p duet-vmm)
-    cp "$target/release/duet-vmm" "$image/vmlinuz" "$1/root"
-    cp -r "$top/tests/host/vmm" "$1/usr/local/lib/duet-vmm"
 }
 
 make_ready() { # make_ready IMAGE RESULT

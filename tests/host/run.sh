@@ -84,7 +84,8 @@ keep_logs() {
     within 60 'journalctl --no-pager -o short-precise' > "$logs/journal.log" || true
     within 60 'journalctl --no-pager -o short-precise -u duetd' > "$logs/duetd.log" || true
     within 60 'for name in $(duet list -f csv -c n); do
-        echo "== $name"; duet config show $name --expanded; duet exec $name -- journalctl --no-pager -n 200; done' \
+        echo "== $name"; duet config show $name --expanded; duet exec $name -- journalctl --no-pager -n 200
+        tail -n 100 /var/lib/duet/logs/$name/*; done' \
         > "$logs/instances.log" 2>&1 || true
     echo "What the host's console, journal and daemon said is in $logs."
 }

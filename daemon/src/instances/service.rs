@@ -172,12 +172,19 @@ impl Drop for Service {
     fn drop(&mut self) {
         let (machine, held) = (self.machine.take(), self.held.take());
         // The instance is free when nothing has its disk open any more.
-        std::thread::spawn(move || {
+        let end = move || {
             if let Some(machine) = machine {
                 machine.put_away();
             }
             drop(held);
-        });
+        };
+        // Whoever wrote something is answered when it is on the disk: a worker waits for that. The main thread is the
+        // runtime's, which waits for nothing.
+        if rustix::thread::gettid() == rustix::process::getpid() {
+            std::thread::spawn(end);
+        } else {
+            end();
+        }
     }
 }
 

@@ -125,7 +125,8 @@ pub(super) fn announce(app: &App, live: &Arc<Live>) {
         let (app, live) = (app.clone(), Arc::clone(live));
         tokio::spawn(async move {
             let links: Vec<String> = live.nics().into_values().collect();
-            app.systemd.register_machine(&live.name, live.init_pid, &links).await;
+            let class = if live.is_machine() { "vm" } else { "container" };
+            app.systemd.register_machine(&live.name, class, live.init_pid, &links).await;
         });
     }
 }

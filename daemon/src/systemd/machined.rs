@@ -24,13 +24,14 @@ const NO_SUCH_MACHINE: &str = "org.freedesktop.machine1.NoSuchMachine";
 const MACHINE_EXISTS: &str = "org.freedesktop.machine1.MachineExists";
 
 impl Systemd {
-    /// Registers a running instance, whose init is `leader` and whose links on the host are `links`.
-    pub async fn register_machine(&self, instance: &str, leader: u32, links: &[String]) {
+    /// Registers a running instance of a class ("container" or "vm"), whose init, or whose machine's process, is `leader`
+    /// and whose links on the host are `links`.
+    pub async fn register_machine(&self, instance: &str, class: &str, leader: u32, links: &[String]) {
         if !self.present {
             return;
         }
         let indexes: Vec<i32> = links.iter().filter_map(|link| link_index(link)).collect();
-        let body = (instance, Vec::<u8>::new(), "duet", "container", leader, "", indexes);
+        let body = (instance, Vec::<u8>::new(), "duet", class, leader, "", indexes);
         let mut answer = self.call(&MACHINES, "RegisterMachineWithNetwork", &body).await;
         if answer.as_ref().is_err_and(|error| error.name().as_deref() == Some(MACHINE_EXISTS)) {
             // Of a run of it that has just ended.

@@ -7,7 +7,8 @@ CHECK_SECONDS=400
 
 check "apt has installed all files, for root and by root" <<'END'
 dpkg --verify duet
-for file in /usr/bin/duet /usr/bin/duetd /usr/bin/duet-monitor /usr/lib/systemd/system/{duetd.service,duetd.socket,duet-instances.service} \
+for file in /usr/bin/duet{,d,-monitor,-vm-monitor,-vmm,-agent} \
+    /usr/lib/systemd/system/{duetd.service,duetd.socket,duet-instances.service} \
     /usr/lib/{sysctl,sysusers,tmpfiles}.d/duet.conf /usr/share/man/man1/duet.1.gz /usr/share/doc/duet/copyright \
     /usr/share/bash-completion/completions/duet /usr/share/zsh/site-functions/_duet /usr/share/fish/vendor_completions.d/duet.fish; do
     [ -s $file ]
@@ -83,7 +84,7 @@ check "removal stops the instances and leaves only their state" <<'END'
 apt-get remove -q -y duet
 [ -e /var/lib/duet/duet.db ]
 [ ! -e /usr/bin/duetd ]
-fails pgrep -x 'duetd|duet-monitor|dnsmasq'
+fails pgrep -x 'duetd|duet-monitor|duet-vm-monitor|duet-vmm|dnsmasq'
 fails nft list table inet duet 2>/dev/null
 fails ip link show duetbr0 2>/dev/null
 fails kill -0 "$(cat /tmp/pid)" 2>/dev/null

@@ -26,6 +26,6 @@ check "nothing is left of what was deleted" <<'END'
 is "" "$(duet list -f csv -c n)" "the list"
 is "" "$(find /sys/fs/cgroup/duet.slice /sys/fs/cgroup/duet -mindepth 1 -maxdepth 1 -type d ! -name 'duet-dnsmasq-*' 2>/dev/null)" "the cgroups"
 is "" "$(ip -br link | grep '^duet[0-9a-f]\{8\}' || true)" "the links"
-fails pgrep -x duet-monitor
+fails pgrep -x 'duet-monitor|duet-vm-monitor|duet-vmm|qemu-system-.*'
 fails grep -E ' /var/lib/duet' /proc/self/mountinfo
 END

@@ -20,7 +20,7 @@ says() { grep -q -a "$1" serial || { echo "the guest did not say: $1"; return 1;
 vmm() { check "$1" <<<"$vmm_common$2"; }
 
 check "duet-vmm: KVM is found to be of use, and guests are prepared" <<'END'
-eventually 20 /root/duet-vmm probe
+eventually 20 duet-vmm probe
 mkdir -p /root/vmm/root/{bin,proc,sys,dev,mnt,modules}
 cd /root/vmm
 cp /usr/local/lib/duet-vmm/* .

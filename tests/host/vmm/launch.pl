@@ -36,7 +36,7 @@ sub tap {
 }
 
 my %spec = (
-    kernel => fileno opened('<', '/root/vmlinuz'),
+    kernel => fileno opened('<', '/vmlinuz'),
     initrd => fileno opened('<', '/root/vmm/initrd'),
     command_line => "\"console=ttyS0 panic=-1 quiet $append\"",
     cpus => $cpus,
@@ -79,4 +79,4 @@ $spec{devices} = '[' . join(',', map { "{\"type\":$_}" } @devices) . ']';
 open my $file, '>', "$ENV{SERIAL}.spec" or die $!;
 print $file '{' . join(',', map { "\"$_\":$spec{$_}" } keys %spec) . '}';
 close $file;
-exec '/root/duet-vmm', "$ENV{SERIAL}.spec" or die "duet-vmm: $!\n";
+exec 'duet-vmm', "$ENV{SERIAL}.spec" or die "duet-vmm: $!\n";

@@ -8,7 +8,7 @@ set -euo pipefail
 cd /root/vmm
 rounds=${1:-5}
 shift || true
-[ $# -gt 0 ] || set -- /root/vmlinuz
+[ $# -gt 0 ] || set -- /vmlinuz
 append="console=ttyS0 panic=-1 quiet modules=no"
 rm -f line
 mkfifo line
@@ -28,7 +28,7 @@ timed() {
 }
 
 duet() {
-    /root/duet-vmm spec 10<"$1" 11<initrd 12>>line
+    duet-vmm spec 10<"$1" 11<initrd 12>>line
 }
 
 microvm() {
