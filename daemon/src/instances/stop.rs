@@ -261,6 +261,13 @@ pub fn watch(app: &App, slot: &Arc<Slot>, live: &Arc<Live>) -> Result<()> {
         release(&app, &slot, &live).await;
         slot.set_live(None);
         let asked_for = live.stop_requested();
+        if let ExitReason::Exited { code } = reason
+            && live.is_machine()
+            && !asked_for
+        {
+            // What the codes mean: duet_vmm::power::Ending. More may be in the monitor's log.
+            tracing::warn!(instance = live.name, code, "a virtual machine ended by a failure");
+        }
         live.set_ended(reason);
         if !asked_for {
             after(&app, &slot, reason).await;

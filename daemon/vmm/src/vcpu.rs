@@ -336,9 +336,16 @@ fn step(vcpu: &mut VcpuFd, board: &Board) -> Option<Ending> {
                 _ => Ending::Panic,
             });
         }
-        Ok(_) => return Some(Ending::Stuck),
+        Ok(other) => return Some(stuck(format_args!("{other:?}"))),
         Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => vcpu.set_kvm_immediate_exit(0),
-        Err(_) => return Some(Ending::Stuck),
+        Err(error) => return Some(stuck(error)),
     }
     None
+}
+
+/// A CPU cannot go on. Why is told here, since nobody else learns it.
+fn stuck(why: impl std::fmt::Display) -> Ending {
+    // Where nobody listens there is nobody to tell.
+    let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("duet-vmm: a CPU cannot go on: {why}\n"));
+    Ending::Stuck
 }
