@@ -144,9 +144,10 @@ fetch_kernel() { # fetch_kernel DIR
     package=$(apt-cache depends $meta | sed -n 's/^ *Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -n 1)
     [ -n "$package" ] || fail "apt knows no package $meta: see /etc/apt/sources.list.d."
     work=$(mktemp -d "$1.XXXXXX")
-    (cd "$work" && apt-get download -q "$package" >/dev/null && dpkg-deb -x "$package"_*.deb tree) \
-        || fail "apt-get could not fetch $package."
-    release=${package#linux-image-}
+    if ! (cd "$work" && apt-get download -q "$package" >/dev/null && dpkg-deb -x "$package"_*.deb tree); then
+        rm -rf "$work"
+        fail "apt-get could not fetch $package: mend what it says above, then run this again."
+    fi
     release=$(cd "$work/tree/boot" && ls -d vmlinuz-*)
     release=${release#vmlinuz-}
     # Debian 13 has it in /usr/lib already.

@@ -48,6 +48,9 @@ fn install_puts_everything_in_its_place_and_uninstall_takes_it_away() {
         "usr/bin/duet",
         "usr/bin/duetd",
         "usr/bin/duet-monitor",
+        "usr/bin/duet-vm-monitor",
+        "usr/bin/duet-vmm",
+        "usr/bin/duet-agent",
         "usr/lib/systemd/system/duetd.service",
         "usr/lib/systemd/system/duetd.socket",
         "usr/lib/sysctl.d/duet.conf",
@@ -99,7 +102,7 @@ fn heavy_quickstart_ends_with_a_running_container_and_may_be_repeated() {
     let binaries = host.binaries().to_str().unwrap().to_owned();
     let quickstart = || {
         host.command(script.to_str().unwrap(), &["--prebuilt", &binaries])
-            .within(std::time::Duration::from_secs(300))
+            .within(std::time::Duration::from_secs(600))
             .run()
             .succeeded()
             .text()
@@ -108,6 +111,8 @@ fn heavy_quickstart_ends_with_a_running_container_and_may_be_repeated() {
     // Away from the harness' pipes, which would stay open as long as the daemon runs.
     host.sh(&format!("setsid --fork {binaries}/duetd </dev/null >/dev/null 2>&1"));
     host.ok("admin waitready --timeout 30");
+    // Nor is a kernel fetched.
+    host.use_kernel();
     images::import(&host, images::DEBIAN_13);
     let said = quickstart();
     assert!(said.contains("c1") && said.contains("RUNNING"), "{said}");
