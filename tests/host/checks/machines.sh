@@ -110,7 +110,7 @@ is duet-vmm "$(cat "/proc/$pid/comm")" "its process"
 is active "$(systemctl is-active duet-v1.scope)"
 is duet.slice "$(systemctl show -p Slice --value duet-v1.scope)"
 grep -q '^0::/duet.slice/duet-v1.scope/container/payload' "/proc/$pid/cgroup"
-is duet-vm-monitor "$(ps -o comm= -p "$(in_scope v1 monitor/cgroup.procs)")" "what is beside it"
+is /usr/bin/duet-vm-monitor "$(readlink "/proc/$(in_scope v1 monitor/cgroup.procs)/exe")" "what is beside it"
 systemd-cgls --no-pager -u duet.slice | grep -q 'duet-v1.scope'
 systemctl status --no-pager duet-v1.scope | grep -q 'Duet instance v1'
 END
@@ -305,12 +305,12 @@ for i in $(seq 20); do
 done
 reached=$(($(now) - began))
 is 20 "$(pgrep -xc duet-vmm)" "how many machines run,"
-is 20 "$(pgrep -xc duet-vm-monitor)" "how many monitors run,"
+is 20 "$(readlink /proc/[0-9]*/exe | grep -cx /usr/bin/duet-vm-monitor)" "how many monitors run,"
 is 20 "$(duet list -f csv -c st | grep -cx RUNNING,VIRTUAL-MACHINE)" "how many are listed,"
 is "" "$(duet list -f csv -c n | sort | uniq -d)"
 free=$(awk '/MemAvailable/ { print int($2 / 1024) }' /proc/meminfo)
 duet delete --force $(seq -f m%g 20)
-fails pgrep -x 'duet-vmm|duet-vm-monitor'
+fails pgrep -x 'duet-vmm|duet-vm-monitor|duet-monitor'
 is "$links" "$(taps)" "how many links there are,"
 is "" "$(find /sys/fs/cgroup/duet.slice /sys/fs/cgroup/duet -mindepth 1 -maxdepth 1 -type d ! -name 'duet-dnsmasq-*' 2>/dev/null)" "the cgroups"
 is "" "$(systemctl list-units --all --plain --no-legend 'duet-m*.scope')" "the scopes"
