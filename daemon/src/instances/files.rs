@@ -27,7 +27,15 @@ pub struct Files {
     /// For a stopped container.
     _held: Option<Held>,
     /// For a stopped virtual machine. After the session, which it serves.
-    _service: Option<Service>,
+    service: Option<Service>,
+}
+
+/// What served a disk is put away on the thread that drops the last of it: a worker, which may wait. (A closure takes a
+/// value that has this whole; of another it would take the session alone, and leave the rest to the runtime's thread.)
+impl Drop for Files {
+    fn drop(&mut self) {
+        drop(self.service.take());
+    }
 }
 
 /// What a session is for.
@@ -82,7 +90,7 @@ pub async fn open(app: &App, name: &str, access: Access) -> Result<Files> {
     if let Some(live) = slot.live().filter(|live| live.is_machine()) {
         let stream = machine::files(&live).await?;
         let session = FileSession::over(stream).map_err(|e| failure(&e))?;
-        return Ok(Files { session, _held: None, _service: None });
+        return Ok(Files { session, _held: None, service: None });
     }
     if let Some(live) = slot.live() {
         let program = app.instances.monitor_path().to_owned();
@@ -95,7 +103,7 @@ pub async fn open(app: &App, name: &str, access: Access) -> Result<Files> {
             FileSession::spawn(&program, &target).map_err(|e| failure(&e))
         })
         .await?;
-        return Ok(Files { session, _held: None, _service: None });
+        return Ok(Files { session, _held: None, service: None });
     }
     let held = slot.claim_when_idle(Request::Update).await?;
     if held.from() != Observed::Stopped {
@@ -111,10 +119,10 @@ pub async fn open(app: &App, name: &str, access: Access) -> Result<Files> {
             Ok::<_, Error>((session, service))
         })
         .await?;
-        return Ok(Files { session, _held: None, _service: Some(service) });
+        return Ok(Files { session, _held: None, service: Some(service) });
     }
     let session = of_stopped(app, &expand::find(app, name)?, access).await?;
-    Ok(Files { session, _held: Some(held), _service: None })
+    Ok(Files { session, _held: Some(held), service: None })
 }
 
 /// Opens a session of a stopped instance that the caller holds.
