@@ -175,7 +175,7 @@ fn a_stopped_virtual_machine_shows_its_files_and_becomes_an_image_for_both_kinds
     host.ok("create busybox v1 --vm");
     // Never started, and already its files can be had, and changed.
     let file = host.tmp().join("data");
-    fs::write(&file, "pushed").unwrap();
+    fs::write(&file, "pushed\n").unwrap();
     host.duet(&format!("file push {} v1/root/data --mode 0640 --uid 1000", file.display()))
         .within(SOON)
         .run()
