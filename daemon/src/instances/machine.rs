@@ -152,7 +152,6 @@ fn setup(app: &App, expanded: &Expanded, plan: &Plan) -> Result<setup::Setup> {
             .map(|file| setup::File { path: file.path, content: file.content, create_only: file.create_only })
             .collect(),
         nics: plan.nics.iter().map(|nic| setup::Nic { mac: nic.hwaddr.0, name: nic.peer_name.clone() }).collect(),
-        ..setup::Setup::default()
     })
 }
 
